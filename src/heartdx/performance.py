@@ -1,0 +1,251 @@
+"""How good probabilities are: discrimination, calibration and decisions, all with intervals.
+
+Intervals come from resampling patients (within hospitals) with integer weights, so one matrix
+product serves a thousand resamples; a patient's predictions of all repeats are kept together.
+
+References
+----------
+.. [1] Hanley JA, McNeil BJ. The meaning and use of the area under a receiver operating
+   characteristic (ROC) curve. Radiology 1982;143:29-36.
+.. [2] Davis J, Goadrich M. The relationship between precision-recall and ROC curves. ICML 2006.
+.. [3] Brier GW. Verification of forecasts expressed in terms of probability. Mon Weather Rev
+   1950;78:1-3.
+.. [4] Cox DR. Two further applications of a model for binary regression. Biometrika
+   1958;45:562-565. (calibration intercept and slope)
+.. [5] Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993. (percentile
+   interval)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+METRICS: Mapping[str, str] = {
+    "auc": "Area under the ROC curve",
+    "pr_auc": "Average precision",
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Positive predictive value",
+    "recall": "Sensitivity, under its other name",
+    "npv": "Negative predictive value",
+    "f1": "F1",
+    "log_loss": "Log loss (nats)",
+    "brier": "Brier score",
+    "calibration_slope": "Calibration slope (1 is right)",
+    "calibration_in_the_large": "Calibration in the large (0 is right)",
+}
+RESAMPLES = 500
+PROBABILITY_FLOOR = 1e-15
+NO_SPREAD = 0.1
+"""Log-odds that span less have no slope: a prevalence differs a little from fold to fold only."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % percentile interval.
+
+    Parameters
+    ----------
+    value, low, high : NaN where the data cannot say.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def estimates(
+    y: np.ndarray,
+    y_prob: np.ndarray,
+    *,
+    threshold: float,
+    sites: np.ndarray,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, Interval]:
+    """Every metric with its interval.
+
+    Parameters
+    ----------
+    y : shape (n,), 0 or 1.
+    y_prob : shape (n,) or (n, repeats); a metric is the mean over the repeats.
+    threshold : probability from which the answer is *disease*.
+    sites : shape (n,); resampling keeps each hospital's size.
+    seed : of the resampling.
+    resamples : number of resamples.
+    """
+    repeats = y_prob.reshape(len(y), -1).T
+    counts = np.vstack([np.ones(len(y)), resampling_counts(sites, resamples, seed)])
+    found = [weighted_metrics(y, p, counts, threshold=threshold) for p in repeats]
+    return {
+        name: _interval(np.mean([metrics[name] for metrics in found], axis=0)) for name in METRICS
+    }
+
+
+def resampling_counts(sites: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """How often each patient is drawn: shape (resamples, n), each hospital keeping its size."""
+    generator = np.random.default_rng(seed)
+    counts = np.zeros((resamples, len(sites)))
+    for site in np.unique(sites):
+        rows = np.flatnonzero(sites == site)
+        counts[:, rows] = generator.multinomial(
+            len(rows), np.full(len(rows), 1 / len(rows)), size=resamples
+        )
+    return counts
+
+
+def weighted_metrics(
+    y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray, *, threshold: float
+) -> dict[str, np.ndarray]:
+    """Every metric for every row of weights.
+
+    Parameters
+    ----------
+    y, y_prob : shape (n,).
+    counts : shape (resamples, n), how often each patient counts.
+
+    Returns
+    -------
+    metric name to array of shape (resamples,), NaN where one outcome is absent.
+
+    Examples
+    --------
+    >>> y, p = np.array([0, 1, 1]), np.array([0.1, 0.4, 0.8])
+    >>> float(weighted_metrics(y, p, np.ones((1, 3)), threshold=0.5)["auc"][0])
+    1.0
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            **_ranking(y, y_prob, counts),
+            **_decisions(y, y_prob >= threshold, counts),
+            **_losses(y, y_prob, counts),
+            **_calibration(y, y_prob, counts),
+        }
+
+
+def within_site_auc(y: np.ndarray, y_prob: np.ndarray, sites: np.ndarray) -> dict[str, float]:
+    """AUC inside each hospital that has both outcomes; stands beside every pooled AUC."""
+    found = {}
+    for site in np.unique(sites):
+        rows = sites == site
+        if 0 < y[rows].sum() < rows.sum():
+            ones = np.ones((1, int(rows.sum())))
+            found[str(site)] = float(_ranking(y[rows], y_prob[rows], ones)["auc"][0])
+    return found
+
+
+def confusion(y: np.ndarray, y_prob: np.ndarray, *, threshold: float) -> np.ndarray:
+    """Counts of shape (2, 2): rows are the truth (0, 1), columns the answer (0, 1)."""
+    predicted = y_prob >= threshold
+    counts = [[int(((y == t) & (predicted == p)).sum()) for p in (0, 1)] for t in (0, 1)]
+    return np.array(counts)
+
+
+def threshold_from(harm_ratio: float) -> float:
+    """The probability at which both mistakes weigh the same.
+
+    Parameters
+    ----------
+    harm_ratio : harm of missing a diseased patient over harm of a false alarm.
+
+    References
+    ----------
+    .. [1] Vickers AJ, Elkin EB. Decision curve analysis. Med Decis Making 2006;26:565-574.
+
+    Examples
+    --------
+    >>> threshold_from(1.0), threshold_from(4.0)
+    (0.5, 0.2)
+    """
+    return 1.0 / (1.0 + harm_ratio)
+
+
+def _ranking(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    order = np.argsort(y_prob, kind="stable")
+    ordered = y_prob[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    diseased = np.add.reduceat((counts * y)[:, order], starts, axis=1)
+    healthy = np.add.reduceat((counts * (1 - y))[:, order], starts, axis=1)
+    positives, negatives = diseased.sum(axis=1), healthy.sum(axis=1)
+    below = np.cumsum(healthy, axis=1) - healthy
+    auc = (diseased * (below + healthy / 2)).sum(axis=1) / (positives * negatives)
+    caught = np.cumsum(diseased[:, ::-1], axis=1)
+    called = caught + np.cumsum(healthy[:, ::-1], axis=1)
+    precision = np.divide(caught, called, out=np.zeros_like(caught), where=called > 0)
+    average = (precision * diseased[:, ::-1]).sum(axis=1) / positives
+    average = np.where(negatives > 0, average, np.nan)
+    return {"auc": auc, "pr_auc": average}
+
+
+def _decisions(y: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    tp = counts @ ((y == 1) & predicted)
+    fn = counts @ ((y == 1) & ~predicted)
+    fp = counts @ ((y == 0) & predicted)
+    tn = counts @ ((y == 0) & ~predicted)
+    return {
+        "accuracy": (tp + tn) / (tp + tn + fp + fn),
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp),
+        "precision": tp / (tp + fp),
+        "recall": tp / (tp + fn),
+        "npv": tn / (tn + fn),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+    }
+
+
+def _losses(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    p = np.clip(y_prob, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    total = counts.sum(axis=1)
+    log_loss = -np.where(y == 1, np.log(p), np.log1p(-p))
+    return {
+        "log_loss": counts @ log_loss / total,
+        "brier": counts @ (y_prob - y) ** 2 / total,
+    }
+
+
+def _calibration(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    p = np.clip(y_prob, 1e-6, 1 - 1e-6)
+    logit = np.log(p / (1 - p))
+    slope = _logistic_fit(y, counts, np.column_stack([np.ones_like(logit), logit]), 0 * logit)[:, 1]
+    in_the_large = _logistic_fit(y, counts, np.ones((len(y), 1)), logit)[:, 0]
+    if np.ptp(logit) < NO_SPREAD:
+        slope = np.full(len(counts), np.nan)
+    return {"calibration_slope": slope, "calibration_in_the_large": in_the_large}
+
+
+def _logistic_fit(
+    y: np.ndarray, counts: np.ndarray, design: np.ndarray, offset: np.ndarray
+) -> np.ndarray:
+    """Maximum likelihood of logit P(y=1) = offset + design b, for every row of weights.
+
+    Newton steps from 0; shape (resamples, columns); NaN where it does not converge.
+    """
+    columns = design.shape[1]
+    b = np.zeros((len(counts), columns))
+    ridge = 1e-12 * np.eye(columns)
+    step = np.full_like(b, np.inf)
+    for _ in range(30):
+        mean = 1 / (1 + np.exp(-np.clip(b @ design.T + offset, -35, 35)))
+        gradient = (counts * (y - mean)) @ design
+        weights = counts * mean * (1 - mean)
+        hessian = np.einsum("bn,ni,nj->bij", weights, design, design, optimize=True) + ridge
+        step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+        b += np.clip(step, -5, 5)
+        if np.abs(step).max() < 1e-10:
+            break
+    b[np.abs(step).max(axis=1) > 1e-6] = np.nan
+    return b
+
+
+def _interval(values: np.ndarray) -> Interval:
+    """The first value is the estimate, the others its resamples."""
+    resampled = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(resampled, [2.5, 97.5]) if len(resampled) else (np.nan, np.nan)
+    return Interval(float(values[0]), float(low), float(high))

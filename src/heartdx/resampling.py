@@ -1,0 +1,251 @@
+"""Repeated nested cross-validation and leave-one-hospital-out.
+
+Tuning sees only the training rows of the split that it serves; exact duplicates share a fold.
+
+References
+----------
+.. [1] Varma S, Simon R. Bias in error estimation when using cross-validation for model selection.
+   BMC Bioinformatics 2006;7:91.
+.. [2] Steyerberg EW, Harrell FE. Prediction models need appropriate internal, internal-external,
+   and external validation. J Clin Epidemiol 2016;69:245-247.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+from heartdx.contract import Panel
+from heartdx.errors import ContractError
+from heartdx.pipelines import Candidate
+
+COUNTABLE_PATIENTS = 20
+WITHIN, BETWEEN, EVERYTHING = "cross-validation", "leave-one-site-out", "all"
+PROBABILITY_FLOOR = 1e-15
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The rows of one panel.
+
+    Parameters
+    ----------
+    panel : the panel.
+    X : shape (n, panel inputs), NaN where missing.
+    y : shape (n,), 0 or 1.
+    sites : shape (n,), hospital of each row.
+    groups : shape (n,), rows with the same number are the same record and share a fold.
+    """
+
+    panel: Panel
+    X: np.ndarray
+    y: np.ndarray
+    sites: np.ndarray
+    groups: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Patients:
+        """These rows only."""
+        return Patients(self.panel, self.X[rows], self.y[rows], self.sites[rows], self.groups[rows])
+
+
+@dataclass(frozen=True)
+class Split:
+    """One outer split: which rows train, which are scored, and its name.
+
+    Parameters
+    ----------
+    protocol : ``cross-validation``, ``leave-one-site-out``, or ``all`` for the fit that is kept.
+    key : repeat number, the held-out site, or empty.
+    train, test : row places.
+    seed : of everything random in this split.
+    """
+
+    protocol: str
+    key: str
+    train: np.ndarray
+    test: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the inner loop found.
+
+    Parameters
+    ----------
+    parameters : the setting with the lowest mean log loss.
+    losses : shape (n_train,), inner out-of-fold log loss of each training patient under it.
+    """
+
+    parameters: Mapping[str, Any]
+    losses: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Out-of-sample probabilities of one candidate on one split.
+
+    Parameters
+    ----------
+    y_prob : shape (n_test,).
+    pipeline : the fitted pipeline, of the split that holds nothing out only.
+    """
+
+    candidate: str
+    panel: str
+    split: Split
+    y_prob: np.ndarray
+    tuning: Tuning
+    pipeline: Pipeline | None = None
+
+
+def cross_validation_splits(
+    patients: Patients, *, splits: int, repeats: int, seed: int
+) -> list[Split]:
+    """Outer splits, stratified by outcome and hospital.
+
+    Raises
+    ------
+    ContractError
+        Fewer patients of one outcome than folds.
+    """
+    found = []
+    for repeat in range(repeats):
+        pairs = folds(patients, splits=splits, seed=seed + repeat)
+        for number, (train, test) in enumerate(pairs):
+            split_seed = seed + 1000 * (repeat + 1) + number
+            found.append(Split(WITHIN, str(repeat), train, test, split_seed))
+    return found
+
+
+def leave_one_site_out_splits(patients: Patients, *, seed: int) -> list[Split]:
+    """One split for each countable hospital, all other rows training.
+
+    None when there are fewer than two countable hospitals: transfer cannot be estimated then.
+    """
+    sites = countable_sites(patients)
+    found = []
+    for number, site in enumerate(sites if len(sites) > 1 else ()):
+        held_out = patients.sites == site
+        train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        found.append(Split(BETWEEN, site, train, test, seed + 500 + number))
+    return found
+
+
+def everything(patients: Patients, *, seed: int) -> Split:
+    """The split that trains on all rows and scores none."""
+    return Split(EVERYTHING, "", np.arange(len(patients.y)), np.arange(0), seed)
+
+
+def countable_sites(patients: Patients) -> tuple[str, ...]:
+    """Hospitals with enough rows of the panel, and both outcomes, to say anything about."""
+    names, counts = np.unique(patients.sites, return_counts=True)
+    return tuple(
+        str(name)
+        for name, count in zip(names, counts, strict=True)
+        if count >= COUNTABLE_PATIENTS and len(set(patients.y[patients.sites == name])) == 2
+    )
+
+
+def folds(patients: Patients, *, splits: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Row places (train, test) of each fold; a group is never divided."""
+    _, first, group = np.unique(patients.groups, return_index=True, return_inverse=True)
+    strata = _strata(patients.y[first], patients.sites[first], splits)
+    counts = np.bincount(patients.y[first].astype(int), minlength=2)
+    if counts.min() < splits:
+        raise ContractError(
+            f"panel {patients.panel.name}: {counts.min()} patients of one outcome cannot fill "
+            f"{splits} folds; use fewer --cv-splits or more data"
+        )
+    divider = StratifiedKFold(splits, shuffle=True, random_state=seed)
+    of_group = np.empty(len(first), dtype=int)
+    for number, (_, test) in enumerate(divider.split(first, strata)):
+        of_group[test] = number
+    of_row = of_group[group]
+    return [
+        (np.flatnonzero(of_row != number), np.flatnonzero(of_row == number))
+        for number in range(splits)
+    ]
+
+
+def tuned(candidate: Candidate, patients: Patients, *, seed: int) -> Tuning:
+    """The candidate's setting with the lowest mean log loss over inner folds."""
+    losses = np.zeros((len(candidate.grid), len(patients.y)))
+    inner = min(candidate.inner_splits, int(np.bincount(patients.y.astype(int)).min()))
+    for train, test in folds(patients, splits=inner, seed=seed):
+        preprocess = candidate.preprocess(patients.panel)
+        fitted_on = preprocess.fit_transform(patients.X[train])
+        scored_on = preprocess.transform(patients.X[test])
+        for place, parameters in enumerate(candidate.grid):
+            classifier = candidate.classifier({**parameters, **candidate.tuning}, seed)
+            classifier.fit(fitted_on, patients.y[train])
+            y_prob = classifier.predict_proba(scored_on)[:, 1]
+            losses[place, test] = log_losses(patients.y[test], y_prob)
+    best = int(losses.mean(axis=1).argmin())
+    return Tuning(candidate.grid[best], losses[best])
+
+
+def fitted(candidate: Candidate, patients: Patients, *, seed: int) -> tuple[Pipeline, Tuning]:
+    """The candidate tuned and fitted on these patients, and its tuning."""
+    tuning = tuned(candidate, patients, seed=seed)
+    pipeline = candidate.pipeline(patients.panel, tuning.parameters, seed=seed)
+    return pipeline.fit(patients.X, patients.y), tuning
+
+
+def log_losses(y: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
+    """Log loss of each patient, in nats, shape (n,)."""
+    p = np.clip(y_prob, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    losses: np.ndarray = -np.where(y == 1, np.log(p), np.log1p(-p))
+    return losses
+
+
+def score_all(
+    work: Sequence[tuple[Candidate, Patients, Split]],
+    *,
+    jobs: int,
+    progress: Callable[[Iterator[Scoring], int], Iterator[Scoring]],
+) -> list[Scoring]:
+    """Every candidate on every split, in the order of ``work`` whatever ``jobs`` is."""
+    costly_first = sorted(range(len(work)), key=lambda place: -work[place][0].complexity)
+    tasks = (delayed(_scored)(place, *work[place]) for place in costly_first)
+    runner = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    results: dict[int, Scoring] = {}
+
+    def collected() -> Iterator[Scoring]:
+        for place, scoring in runner(tasks):
+            results[place] = scoring
+            yield scoring
+
+    for _ in progress(collected(), len(work)):
+        pass
+    return [results[place] for place in range(len(work))]
+
+
+def _scored(
+    place: int, candidate: Candidate, patients: Patients, split: Split
+) -> tuple[int, Scoring]:
+    with threadpool_limits(limits=1):
+        pipeline, tuning = fitted(candidate, patients.take(split.train), seed=split.seed)
+        y_prob = np.empty(0)
+        if len(split.test):
+            y_prob = pipeline.predict_proba(patients.X[split.test])[:, 1]
+    kept = pipeline if split.protocol == EVERYTHING else None
+    return place, Scoring(candidate.name, patients.panel.name, split, y_prob, tuning, kept)
+
+
+def _strata(y: np.ndarray, sites: np.ndarray, splits: int) -> np.ndarray:
+    """Outcome and hospital together; a hospital with too few joins the outcome's largest."""
+    strata = np.array([f"{outcome:.0f} {site}" for outcome, site in zip(y, sites, strict=True)])
+    for outcome in np.unique(y):
+        rows = y == outcome
+        names, counts = np.unique(strata[rows], return_counts=True)
+        rare = names[counts < splits]
+        strata[rows & np.isin(strata, rare)] = names[counts.argmax()]
+    return strata

@@ -1,0 +1,275 @@
+"""What each candidate is worth on each panel, which is chosen, and the fits on all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from heartdx import checks, export, logs, performance
+from heartdx.contract import NAMES, PANELS, SITE_COLUMN, Panel
+from heartdx.errors import ContractError
+from heartdx.performance import Interval
+from heartdx.pipelines import CANDIDATES, Candidate
+from heartdx.resampling import (
+    BETWEEN,
+    EVERYTHING,
+    WITHIN,
+    Patients,
+    Scoring,
+    Split,
+    countable_sites,
+    cross_validation_splits,
+    everything,
+    leave_one_site_out_splits,
+    log_losses,
+    score_all,
+)
+from heartdx.train.choice import Choice, choose
+
+LOG = logs.get("train")
+ELIGIBLE = tuple(candidate for candidate in CANDIDATES if candidate.eligible)
+BASELINES = tuple(candidate for candidate in CANDIDATES if not candidate.eligible)
+PROCEDURE = "procedure"
+"""The whole procedure: tuning and choice made again inside every training fold."""
+LABELS: Mapping[str, str] = {
+    **{candidate.name: candidate.label for candidate in CANDIDATES},
+    PROCEDURE: "Whole procedure",
+}
+Progress = Callable[[Iterator[Scoring], int], Iterator[Scoring]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run is asked to do.
+
+    Parameters
+    ----------
+    splits, repeats : of the outer cross-validation.
+    seed : of everything random.
+    jobs : processes; the result does not depend on it.
+    harm_ratio : harm of a missed patient over harm of a false alarm; sets the threshold.
+    """
+
+    splits: int = 5
+    repeats: int = 2
+    seed: int = 2024
+    jobs: int = 1
+    harm_ratio: float = 1.0
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which the answer is *disease*."""
+        return performance.threshold_from(self.harm_ratio)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one candidate was worth on one panel.
+
+    Parameters
+    ----------
+    y_prob : shape (n, repeats), cross-validated probabilities.
+    metrics : name to interval, cross-validated.
+    within_site_auc : AUC inside each hospital, cross-validated, mean over repeats.
+    by_site : held-out hospital to its metrics, from models that never saw the hospital.
+    """
+
+    y_prob: np.ndarray
+    metrics: Mapping[str, Interval]
+    within_site_auc: Mapping[str, float]
+    by_site: Mapping[str, Mapping[str, Interval]]
+
+
+@dataclass(frozen=True)
+class PanelResult:
+    """Everything one panel's training found."""
+
+    patients: Patients
+    evaluations: Mapping[str, Evaluation]
+    choice: Choice
+    fits: Mapping[str, export.PanelModel]
+
+    @property
+    def chosen(self) -> export.PanelModel:
+        """The fitted model that goes into the bundle."""
+        return self.fits[self.choice.candidate]
+
+
+def evaluate_and_fit(
+    data: checks.Loaded, plan: Plan, *, progress: Progress
+) -> dict[str, PanelResult]:
+    """Score every candidate on every panel out of sample, choose, and fit on all rows."""
+    tables = {str(panel.name): panel_patients(panel, data) for panel in PANELS}
+    scorings = score_all(_work(tables, plan), jobs=plan.jobs, progress=progress)
+    found = {name: _by_candidate([s for s in scorings if s.panel == name]) for name in tables}
+    pairs = [(panel, name) for panel in tables for name in found[panel]]
+    evaluated = Parallel(n_jobs=plan.jobs)(
+        delayed(_evaluation)(tables[panel], found[panel][name], plan) for panel, name in pairs
+    )
+    evaluations = dict(zip(pairs, evaluated, strict=True))
+    return {
+        panel: _panel_result(
+            patients,
+            found[panel],
+            {name: evaluations[panel, name] for name in found[panel]},
+        )
+        for panel, patients in tables.items()
+    }
+
+
+def panel_patients(panel: Panel, data: checks.Loaded) -> Patients:
+    """The rows that meet a panel's rule.
+
+    Raises
+    ------
+    ContractError
+        No row does, or all have the same outcome.
+    """
+    table = data.frame[list(NAMES)].to_numpy(dtype=np.float64)
+    required = [NAMES.index(name) for name in panel.required]
+    rows = np.flatnonzero(~np.isnan(table[:, required]).any(axis=1))
+    y = checks.outcome(data.frame)[rows].astype(np.float64)
+    if len(set(y)) < 2:
+        raise ContractError(
+            f"{data.name}: {len(rows)} patients have every input of the panel {panel.name} and "
+            "they do not show both outcomes; more patients or other hospitals are needed"
+        )
+    sites = data.frame[SITE_COLUMN].to_numpy(dtype=str)[rows]
+    return Patients(panel, table[np.ix_(rows, panel.columns)], y, sites, data.groups[rows])
+
+
+# -- one panel -------------------------------------------------------------------------------
+
+
+def _work(tables: Mapping[str, Patients], plan: Plan) -> list[tuple[Candidate, Patients, Split]]:
+    work = []
+    for patients in tables.values():
+        for split in _splits(patients, plan):
+            work += [(candidate, patients, split) for candidate in CANDIDATES]
+        kept = everything(patients, seed=plan.seed)
+        work += [(candidate, patients, kept) for candidate in ELIGIBLE]
+    return work
+
+
+def _splits(patients: Patients, plan: Plan) -> list[Split]:
+    within = cross_validation_splits(
+        patients, splits=plan.splits, repeats=plan.repeats, seed=plan.seed
+    )
+    return within + leave_one_site_out_splits(patients, seed=plan.seed)
+
+
+def _by_candidate(scorings: list[Scoring]) -> dict[str, list[Scoring]]:
+    found = {c.name: [s for s in scorings if s.candidate == c.name] for c in CANDIDATES}
+    return {**found, PROCEDURE: _procedure(found)}
+
+
+def _panel_result(
+    patients: Patients,
+    found: Mapping[str, list[Scoring]],
+    evaluations: Mapping[str, Evaluation],
+) -> PanelResult:
+    choice = _choice(patients, found)
+    logs.event(LOG, "panel evaluated", panel=patients.panel.name, reason=choice.reason)
+    fits = {
+        c.name: _model(c, patients, found[c.name], evaluations[PROCEDURE], choice) for c in ELIGIBLE
+    }
+    return PanelResult(patients, evaluations, choice, fits)
+
+
+def _procedure(found: Mapping[str, list[Scoring]]) -> list[Scoring]:
+    """On each split the candidate that the rule picks from the inner losses of that split."""
+    chosen = []
+    for same_split in zip(*(found[c.name] for c in ELIGIBLE), strict=True):
+        losses = {scoring.candidate: scoring.tuning.losses for scoring in same_split}
+        strata = np.zeros(len(same_split[0].split.train))
+        picked = choose(losses, strata, candidates=ELIGIBLE, measured="inner folds")
+        chosen += [s for s in same_split if s.candidate == picked.candidate]
+    return chosen
+
+
+def _choice(patients: Patients, by_candidate: Mapping[str, list[Scoring]]) -> Choice:
+    """By held-out hospitals where there are any, else within the one hospital there is."""
+    protocol = BETWEEN
+    measured = "mean over held-out hospitals, none of which trained the model that scored it"
+    if not any(s.split.protocol == protocol for s in by_candidate[ELIGIBLE[0].name]):
+        protocol = WITHIN
+        countable = " and ".join(countable_sites(patients)) or "all rows"
+        measured = f"cross-validation within {countable}; transfer is not estimable from these data"
+    losses: dict[str, np.ndarray] = {}
+    for candidate in ELIGIBLE:
+        y_prob = _assembled(patients, by_candidate[candidate.name], protocol)
+        per_repeat = np.array([log_losses(patients.y, column) for column in y_prob.T])
+        losses[candidate.name] = per_repeat.mean(axis=0)
+    rows = ~np.isnan(losses[ELIGIBLE[0].name])
+    if countable_sites(patients):
+        rows &= np.isin(patients.sites, countable_sites(patients))
+    kept = {name: values[rows] for name, values in losses.items()}
+    return choose(kept, patients.sites[rows], candidates=ELIGIBLE, measured=measured)
+
+
+def _assembled(patients: Patients, scorings: list[Scoring], protocol: str) -> np.ndarray:
+    """Out-of-sample probabilities, shape (n, repeats); NaN for a row no split scored."""
+    of_protocol = [s for s in scorings if s.split.protocol == protocol]
+    if protocol == BETWEEN:
+        y_prob = np.full((len(patients.y), 1), np.nan)
+        for scoring in of_protocol:
+            y_prob[scoring.split.test, 0] = scoring.y_prob
+        return y_prob
+    keys = sorted({s.split.key for s in of_protocol})
+    y_prob = np.full((len(patients.y), len(keys)), np.nan)
+    for scoring in of_protocol:
+        y_prob[scoring.split.test, keys.index(scoring.split.key)] = scoring.y_prob
+    return y_prob
+
+
+def _evaluation(patients: Patients, scorings: list[Scoring], plan: Plan) -> Evaluation:
+    y_prob = _assembled(patients, scorings, WITHIN)
+    settings: dict[str, Any] = {"threshold": plan.threshold, "seed": plan.seed}
+    metrics = performance.estimates(patients.y, y_prob, sites=patients.sites, **settings)
+    within = [performance.within_site_auc(patients.y, p, patients.sites) for p in y_prob.T]
+    by_site = {
+        s.split.key: performance.estimates(
+            patients.y[s.split.test], s.y_prob, sites=patients.sites[s.split.test], **settings
+        )
+        for s in scorings
+        if s.split.protocol == BETWEEN
+    }
+    countable = countable_sites(patients)
+    mean_within = {site: float(np.mean([w[site] for w in within])) for site in countable}
+    return Evaluation(y_prob, metrics, mean_within, by_site)
+
+
+def _model(
+    candidate: Candidate,
+    patients: Patients,
+    scorings: list[Scoring],
+    procedure: Evaluation,
+    choice: Choice,
+) -> export.PanelModel:
+    (kept,) = [s for s in scorings if s.split.protocol == EVERYTHING]
+    assert kept.pipeline is not None
+    facts = {
+        "label": candidate.label,
+        "parameters": dict(kept.tuning.parameters),
+        "patients": len(patients.y),
+        "diseased": int(patients.y.sum()),
+        "reason": choice.reason,
+        "metrics": intervals(procedure.metrics),
+        "held_out_hospitals": {s: intervals(m) for s, m in procedure.by_site.items()},
+    }
+    return export.PanelModel(patients.panel, candidate.name, kept.pipeline, facts)
+
+
+def intervals(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+    """Metrics as JSON values; NaN becomes null."""
+    return {
+        name: {
+            key: None if np.isnan(number) else round(number, 6)
+            for key, number in (("value", i.value), ("low", i.low), ("high", i.high))
+        }
+        for name, i in metrics.items()
+    }
