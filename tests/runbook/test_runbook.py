@@ -1,0 +1,205 @@
+"""The runbook is a promise: every command of README.md is run to the letter, or its reason is here.
+
+The commands run in an environment made by real pip from requirements.txt, in a copy of what git
+tracks, with nothing else on the path first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from readme_numbers import metrics_table, transfer
+
+INSTALL = "pip install -r requirements.txt"
+STEPS = (
+    "python data/download_data.py --output data/raw/heart.csv",
+    "python -m src.eda --data data/raw/heart.csv --out reports/figures",
+    "python -m src.model_train --data data/raw/heart.csv --models-dir models --reports-dir reports",
+)
+SERVE = "uvicorn src.api:app --host 0.0.0.0 --port 8000"
+CURL = "curl "
+FRONT_DOOR = ("make pipeline", "make serve")
+"""Run by tests/runbook/test_bootstrap.py and test_front_door.py in a fresh copy."""
+IMAGE = ("docker build -t heart-api .", "docker run -p 8000:8000 heart-api")
+"""Run on a real engine by `make test-image` (tests/image), which .ci/run calls."""
+MINIKUBE = (
+    'eval "$(minikube docker-env)"',
+    "kubectl apply -f k8s/deployment.yaml",
+    "kubectl get pods",
+    "kubectl get svc heart-api",
+    "kubectl port-forward svc/heart-api 8000:8000",
+    "minikube service heart-api --url",
+    "kubectl logs -f deploy/heart-api",
+)
+"""Need a cluster, which a test machine does not have: the manifest is checked strictly instead
+(tests/architecture/test_manifests.py) and its container run under its own security context."""
+
+
+def commands(repository: Path) -> list[str]:
+    """Every line of every ``sh`` block of the README."""
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_every_command_of_the_readme_is_run_or_has_a_reason(repository: Path) -> None:
+    known = {INSTALL, *STEPS, SERVE, *FRONT_DOOR, *IMAGE, *MINIKUBE}
+
+    for command in commands(repository):
+        assert command in known or command.startswith(CURL), command
+
+
+def test_the_readme_holds_the_whole_runbook(repository: Path) -> None:
+    listed = commands(repository)
+
+    for command in (INSTALL, *STEPS, SERVE, *IMAGE, *MINIKUBE):
+        assert command in listed
+    for address in ("http://127.0.0.1:8000/health", "http://127.0.0.1:8000/metrics"):
+        assert f"{CURL}{address}" in listed
+
+
+def test_the_image_commands_are_run_by_the_image_tests(repository: Path) -> None:
+    tests = "\n".join(p.read_text() for p in (repository / "tests" / "image").glob("*.py"))
+
+    for command in IMAGE:
+        assert command in tests
+
+
+class Newcomer:
+    """A fresh copy, a fresh environment, a shell."""
+
+    def __init__(self, repository: Path, folder: Path):
+        self.folder = folder / "heartdx"
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+            cwd=repository,
+            capture_output=True,
+            check=True,
+        ).stdout.decode()
+        for name in filter(None, listed.split("\0")):
+            if (repository / name).is_file():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(repository / name, self.folder / name)
+        venv = folder / "venv"
+        base = getattr(sys, "_base_executable", sys.executable)
+        subprocess.run([base, "-m", "venv", str(venv)], check=True)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTDX_", "PYTEST"))}
+        kept.pop("PYTHONPATH", None)
+        self.environment = {
+            **kept,
+            "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": str(venv),
+        }
+
+    def run(self, command: str) -> subprocess.CompletedProcess:
+        finished = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=1500,
+            check=False,
+        )
+        assert finished.returncode == 0, f"{command}\n{finished.stdout}\n{finished.stderr}"
+        return finished
+
+
+@pytest.fixture(scope="module")
+def newcomer(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+    made = Newcomer(repository, tmp_path_factory.mktemp("newcomer"))
+    made.run(INSTALL)
+    for step in STEPS:
+        made.run(step)
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(newcomer: Newcomer) -> Iterator[Newcomer]:
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {SERVE}"],
+        cwd=newcomer.folder,
+        env=newcomer.environment,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(120):
+            assert process.poll() is None, "the service ended; is port 8000 free?"
+            try:
+                urllib.request.urlopen("http://127.0.0.1:8000/livez", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield newcomer
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in {0, -signal.SIGTERM}
+
+
+def test_the_runbook_leaves_data_reports_and_a_model(newcomer: Newcomer) -> None:
+    lines = (newcomer.folder / "data/raw/heart.csv").read_text().splitlines()
+
+    assert len(lines) == 921
+    assert (newcomer.folder / "reports/eda.html").is_file()
+    assert (newcomer.folder / "reports/metrics.json").is_file()
+    digest = (newcomer.folder / "models/current").read_text().strip()
+    assert (newcomer.folder / "models/bundles" / digest / "manifest.json").is_file()
+    assert (newcomer.folder / "mlruns/mlflow.db").is_file()
+
+
+def test_every_curl_of_the_readme_is_answered(served: Newcomer, repository: Path) -> None:
+    answers = {
+        command: served.run(f"{command} --fail --silent --show-error").stdout
+        for command in commands(repository)
+        if command.startswith(CURL)
+    }
+
+    assert len(answers) == 3
+    health, metrics, prediction = answers.values()
+    assert json.loads(health)["model_name"] == "heartdx"
+    assert "api_requests_total" in metrics
+    assert json.loads(prediction)["panel"] == "exercise"
+
+
+def test_the_readmes_answer_has_the_shape_and_number_that_it_prints(
+    served: Newcomer, repository: Path
+) -> None:
+    (printed,) = re.findall(
+        r"^```json\n(.*?)^```", (repository / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (command,) = [c for c in commands(repository) if "/predict" in c]
+
+    answer = json.loads(served.run(f"{command} --silent").stdout)
+
+    expected = json.loads(printed)
+    assert list(answer) == list(expected)
+    assert round(answer["probability"], 2) == expected["probability"]
+    for key in ("prediction", "label", "threshold", "panel", "unused_inputs", "model_name"):
+        assert answer[key] == expected[key]
+
+
+def test_the_readmes_numbers_are_those_of_the_run(newcomer: Newcomer, repository: Path) -> None:
+    report = json.loads((newcomer.folder / "reports/metrics.json").read_text())
+    readme = (repository / "README.md").read_text()
+
+    assert metrics_table(report) in readme
+    assert transfer(report).replace(" ", "") in re.sub(r"\s", "", readme)
+
+
+def test_the_console_command_answers_in_the_same_environment(newcomer: Newcomer) -> None:
+    scored = newcomer.run("heartdx score data/raw/heart.csv").stdout.splitlines()
+
+    assert len(scored) == 921
+    newcomer.run("heartdx doctor")
