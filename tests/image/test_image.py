@@ -1,0 +1,380 @@
+"""The image, built by a real engine and run as k8s/deployment.yaml runs it.
+
+Called by `make test-image`, which brings an engine and a base image when the machine has none.
+The container gets the manifest's user, read-only root, dropped capabilities, limits, settings and
+volumes; the manifest's probes are asked as the kubelet would.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from heartdx.serve import create_app
+from heartdx.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = {d["kind"]: d for d in yaml.safe_load_all((ROOT / "k8s/deployment.yaml").read_text())}
+POD = DOCUMENTS["Deployment"]["spec"]["template"]["spec"]
+BOX = POD["containers"][0]
+GRACE = POD["terminationGracePeriodSeconds"]
+MEBIBYTES = {"Mi": 1, "Gi": 1024}
+BUILD = "docker build -t heart-api ."
+RUN = "docker run -p 8000:8000 heart-api"
+PATIENTS = [
+    {"age": 63, "sex": "male", "cp": "typical angina"},
+    {"age": 67, "sex": 1, "cp": 4, "trestbps": 160, "chol": 286, "fbs": 0, "restecg": 2}
+    | {"thalach": 108, "exang": 1, "oldpeak": 1.5, "slope": 2, "ca": 3, "thal": 3},
+    {"age": 41, "sex": "female", "cp": "atypical angina", "chol": None, "exang": 0}
+    | {"thalach": 172, "oldpeak": 1.4},
+]
+
+
+def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not check, f"docker {arguments}: {done.stdout}{done.stderr}"
+    return done
+
+
+def mebibytes(text: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()
+    return int(number) * MEBIBYTES[unit]
+
+
+def cores(text: str) -> str:
+    text = str(text)
+    return str(Decimal(text[:-1]) / 1000 if text.endswith("m") else Decimal(text))
+
+
+def manifest_arguments() -> list[str]:
+    """`docker run` options that say what the manifest says; an unknown setting is an error."""
+    pod, own, limits = POD["securityContext"], BOX["securityContext"], BOX["resources"]["limits"]
+    assert own["readOnlyRootFilesystem"]
+    assert own["allowPrivilegeEscalation"] is False
+    arguments = ["--read-only", "--security-opt", "no-new-privileges"]
+    arguments += ["--user", f"{pod['runAsUser']}:{pod['runAsGroup']}"]
+    for capability in own["capabilities"]["drop"]:
+        arguments += ["--cap-drop", capability]
+    megabytes = mebibytes(limits["memory"])
+    arguments += ["--memory", f"{megabytes}m", "--memory-swap", f"{megabytes}m"]
+    arguments += ["--cpus", cores(limits["cpu"])]
+    for name, value in DOCUMENTS["ConfigMap"]["data"].items():
+        arguments += ["--env", f"{name}={value}"]
+    sizes = {v["name"]: mebibytes(v["emptyDir"]["sizeLimit"]) for v in POD["volumes"]}
+    for mount in BOX["volumeMounts"]:
+        arguments += ["--tmpfs", f"{mount['mountPath']}:size={sizes[mount['name']]}m,mode=1777"]
+    return arguments
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container of the image."""
+
+    name: str
+    url: str
+
+    def get(self, path: str) -> httpx2.Response:
+        return httpx2.get(self.url + path, timeout=5)
+
+    def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return docker("exec", self.name, *command, check=False)
+
+    def python(self, code: str) -> str:
+        done = self.execute("python", "-c", code)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def facts(self) -> Any:
+        return json.loads(docker("inspect", self.name).stdout)[0]
+
+
+def started(image: str) -> Container:
+    """A container that listens; its port is one the engine chose on loopback."""
+    name = f"heart-api-test-{uuid.uuid4().hex[:8]}"
+    docker("run", "--detach", "--name", name, "--publish", "127.0.0.1::8000",
+           *manifest_arguments(), image)  # fmt: skip
+    address = docker("port", name, "8000/tcp").stdout.split()[0]
+    container = Container(name, f"http://{address}")
+    deadline = time.monotonic() + BOX["startupProbe"]["failureThreshold"]
+    while time.monotonic() < deadline:
+        try:
+            if container.get(BOX["startupProbe"]["httpGet"]["path"]).status_code == 200:
+                return container
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(docker("logs", name).stdout + docker("logs", name).stderr)
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """`docker build` of this tree with its trained model."""
+    assert (ROOT / "models" / "current").exists(), "no model: `make test-image` makes one first"
+    built = subprocess.run(BUILD.split(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    return "heart-api"
+
+
+@pytest.fixture(scope="module")
+def container(image) -> Iterator[Container]:
+    made = started(image)
+    yield made
+    docker("rm", "--force", made.name)
+
+
+@pytest.fixture(scope="module")
+def image_facts(image) -> Any:
+    return json.loads(docker("inspect", image).stdout)[0]
+
+
+def test_the_runbooks_own_command_serves_on_port_8000(image):
+    running = subprocess.Popen(RUN.split(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        health = answer("http://127.0.0.1:8000/health", running)
+        left_behind = docker("ps", "--latest", "--quiet").stdout.strip()
+    finally:
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=GRACE)[0].decode()
+    docker("rm", left_behind)
+
+    assert health.status_code == 200, said
+
+
+def answer(url: str, running: subprocess.Popen[bytes]) -> httpx2.Response:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and running.poll() is None:
+        try:
+            return httpx2.get(url, timeout=5)
+        except httpx2.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(f"nothing answers at {url}; is the port taken?")
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
+def test_a_probe_of_the_manifest_is_answered(container, probe):
+    assert container.get(BOX[probe]["httpGet"]["path"]).status_code == 200
+
+
+def test_health_and_metrics_answer(container):
+    health, metrics = container.get("/health"), container.get("/metrics")
+
+    assert health.status_code == 200
+    assert 'api_requests_total{endpoint="/health",http_status="200",method="GET"}' in metrics.text
+    assert "api_request_latency_seconds_bucket" in metrics.text
+
+
+def test_a_prediction_equals_the_one_made_in_this_process(container):
+    with TestClient(create_app(Settings(models_dir=ROOT / "models"))) as here:
+        expected = [here.post("/predict", json=patient).json() for patient in PATIENTS]
+
+    answers = [httpx2.post(container.url + "/predict", json=p).json() for p in PATIENTS]
+
+    assert [a["probability"] for a in answers] == pytest.approx(
+        [e["probability"] for e in expected], abs=1e-9
+    )
+    assert [a["label"] for a in answers] == [e["label"] for e in expected]
+
+
+def test_a_refusal_is_a_problem_document(container):
+    answer = httpx2.post(container.url + "/predict", json={"age": 63, "sex": "male", "cp": 9})
+
+    assert answer.status_code == 422
+    assert answer.headers["content-type"].startswith("application/problem+json")
+
+
+def test_it_runs_as_the_manifests_user_without_capabilities(container):
+    status = container.execute("cat", "/proc/1/status").stdout
+
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    uid = str(POD["securityContext"]["runAsUser"])
+    assert fields["Uid"].split() == [uid] * 4
+    assert int(uid) != 0
+    assert {fields[name].strip("0") for name in ("CapPrm", "CapEff", "CapBnd")} == {""}
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_the_images_own_user_is_the_manifests(image_facts):
+    context = POD["securityContext"]
+
+    assert image_facts["Config"]["User"] == f"{context['runAsUser']}:{context['runAsGroup']}"
+
+
+@pytest.mark.parametrize("place", ["/app/x", "/app/models/x", "/opt/heartdx/x", "/usr/x"])
+def test_nothing_but_tmp_can_be_written(container, place):
+    refused, allowed = container.execute("touch", place), container.execute("touch", "/tmp/x")
+
+    assert "Read-only file system" in refused.stderr
+    assert allowed.returncode == 0
+
+
+def test_without_the_read_only_mount_the_user_could_not_write_either(image):
+    refused = docker("run", "--rm", image, "touch", "/app/x", check=False)
+
+    assert "Permission denied" in refused.stderr
+
+
+def test_the_limits_hold_and_leave_room(container):
+    facts, limit = container.facts(), mebibytes(BOX["resources"]["limits"]["memory"])
+    peak = int(re.search(r"VmHWM:\s+(\d+)", container.execute("cat", "/proc/1/status").stdout)[1])
+
+    assert facts["HostConfig"]["Memory"] == limit * 2**20
+    assert facts["State"]["OOMKilled"] is False
+    assert peak / 1024 < mebibytes(BOX["resources"]["requests"]["memory"]), "raise the request"
+
+
+def test_it_holds_the_serving_set_and_nothing_else(container):
+    listed = json.loads(
+        container.python(
+            "import json; from importlib.metadata import distributions\n"
+            "print(json.dumps({d.metadata['Name']: d.version for d in distributions()"
+            " if str(d.locate_file('')).startswith('/opt/heartdx')}))"
+        )
+    )
+    serving = {
+        match[1]: match[2]
+        for match in re.finditer(
+            r"^([a-z0-9._-]+)==([^\s;]+)", (ROOT / "requirements-serve.lock").read_text(), re.M
+        )
+    }
+    found = {re.sub(r"[-_.]+", "-", name).lower(): v for name, v in listed.items()}
+
+    assert found == {n: v for n, v in serving.items() if n in needed("heartdx")} | {
+        "heartdx": found["heartdx"]
+    }
+
+
+def needed(root: str) -> set[str]:
+    """Names a distribution needs at run time, as declared by what is installed here."""
+    from packaging.requirements import Requirement
+
+    declared = {
+        re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.requires or []
+        for d in distributions()
+    }
+    found, ahead = set(), [(root, frozenset())]
+    while ahead:
+        name, extras = ahead.pop()
+        for text in declared[name]:
+            requirement = Requirement(text)
+            wanted = requirement.marker is None or any(
+                requirement.marker.evaluate({"extra": extra}) for extra in (extras or {""})
+            )
+            key = re.sub(r"[-_.]+", "-", requirement.name).lower()
+            if wanted and key not in found:
+                found.add(key)
+                ahead.append((key, frozenset(requirement.extras)))
+    return found
+
+
+def test_it_holds_no_compiler_no_pickle_and_only_the_current_bundle(container):
+    tools = container.execute("sh", "-c", "command -v gcc cc g++ make git curl")
+    files = container.execute("find", "/app", "-type", "f").stdout.split()
+    current = (ROOT / "models" / "current").read_text().strip()
+
+    assert tools.stdout == ""
+    assert not [name for name in files if name.endswith((".joblib", ".pkl", ".csv"))]
+    assert {Path(name).parts[4] for name in files if "/bundles/" in name} == {current}
+
+
+def test_no_layer_writes_bytecode_when_it_runs(container):
+    cached = container.python(
+        "import heartdx.serve, src.api; print(heartdx.serve.__cached__, src.api.__cached__)"
+    )
+
+    for name in cached.split():
+        assert container.execute("test", "-f", name).returncode == 0
+
+
+def test_the_healthcheck_passes_on_a_live_service_and_fails_without_one(container, image_facts):
+    kind, *command = image_facts["Config"]["Healthcheck"]["Test"]
+    image = image_facts["Id"]
+
+    alive = container.execute(*command)
+    dead = docker("run", "--rm", image, *command, check=False)
+
+    assert kind == "CMD"
+    assert alive.returncode == 0, alive.stderr
+    assert dead.returncode != 0
+
+
+def test_the_image_declares_its_port_signal_labels_and_licence(image_facts):
+    config = image_facts["Config"]
+
+    assert config["ExposedPorts"] == {"8000/tcp": {}}
+    assert config["StopSignal"] == "SIGTERM"
+    for name in ("title", "description", "licenses", "version", "revision"):
+        assert config["Labels"][f"org.opencontainers.image.{name}"]
+
+
+def test_no_registry_and_no_secret_stands_in_the_history(image):
+    told = docker("history", "--no-trunc", image).stdout + docker("inspect", image).stdout
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.read(["/etc/pip.conf", Path.home() / ".config/pip/pip.conf"])
+    settings = " ".join(v for s in parser.sections() for v in parser[s].values())
+    hosts = set(re.findall(r"https?://([^/\s]+)", settings)) | {"pypi" + ".org"}
+
+    assert not [host for host in hosts if host in told]
+    assert not re.findall(r"(?i)password|secret|token|api[_-]?key|index.url", told)
+
+
+def test_sigterm_ends_it_cleanly_within_its_grace(image):
+    short = started(image)
+
+    begun = time.monotonic()
+    docker("stop", "--time", str(GRACE), short.name)
+    took, code = time.monotonic() - begun, short.facts()["State"]["ExitCode"]
+    docker("rm", short.name)
+
+    assert code == 0
+    assert took < GRACE / 2
+
+
+def test_the_manifests_prestop_command_exists_in_the_image(container):
+    command, seconds = BOX["lifecycle"]["preStop"]["exec"]["command"]
+
+    assert int(seconds) > 0
+    assert container.execute(command, "0").returncode == 0
+
+
+def test_an_unknown_setting_stops_the_start_and_is_named(image):
+    refused = docker("run", "--rm", "--env", "HEARTDX_LOG_LEVL=INFO", image, check=False)
+
+    assert refused.returncode == 2
+    assert "HEARTDX_LOG_LEVL" in refused.stderr
+
+
+def test_a_fresh_clone_builds_and_says_which_command_makes_a_model(image, tmp_path):
+    clone = tmp_path / "clone"
+    for name in ("LICENSE", "README.md", "pyproject.toml", "requirements-serve.lock"):
+        clone.mkdir(exist_ok=True)
+        (clone / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("Dockerfile", ".dockerignore", "models/README.md"):
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(["cp", "-a", str(ROOT / "src"), str(clone / "src")], check=True)
+    docker("build", "--tag", "heart-api:no-model", str(clone))
+
+    bare = started("heart-api:no-model")
+    alive, ready, health = (bare.get(p) for p in ("/livez", "/readyz", "/health"))
+    answer = httpx2.post(bare.url + "/predict", json=PATIENTS[0])
+    docker("rm", "--force", bare.name)
+
+    assert alive.status_code == 200
+    assert {r.status_code for r in (ready, health, answer)} == {503}
+    assert "src.model_train" in ready.json()["detail"]
