@@ -212,13 +212,11 @@ def test_kill_9_at_any_moment_leaves_the_old_model_whole(trained, heart_csv, tmp
     )
     generator = random.Random(1)
     for _ in range(12):
-        process = subprocess.Popen(
-            [sys.executable, "-c", writer, str(models)], stdout=subprocess.PIPE
-        )
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(generator.uniform(0, 0.12))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        command = [sys.executable, "-c", writer, str(models)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(generator.uniform(0, 0.12))
+            os.kill(process.pid, signal.SIGKILL)
 
         assert bundle.load(bundle.current_folder(models)).digest == trained.bundle.digest
         for folder in (models / "bundles").glob("[0-9a-f]*"):

@@ -94,7 +94,9 @@ class Newcomer:
         venv = folder / "venv"
         base = getattr(sys, "_base_executable", sys.executable)
         subprocess.run([base, "-m", "venv", str(venv)], check=True)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTDX_", "PYTEST"))}
+        # MLflow leaves its address in the environment of a process that used it.
+        foreign = ("HEARTDX_", "MLFLOW_", "_MLFLOW_", "PYTEST", "MODEL_PATH")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         kept.pop("PYTHONPATH", None)
         self.environment = {
             **kept,

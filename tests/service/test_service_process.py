@@ -4,7 +4,7 @@ import json
 import socket
 import time
 
-import httpx
+import httpx2
 import pytest
 from service_kit import PATIENT
 
@@ -17,7 +17,7 @@ def served(serve, models_dir):
 
 
 def test_it_prints_its_own_json_lines_and_no_query_string(served):
-    httpx.post(served.url + "/predict?age=61&chol=317", json=PATIENT)
+    httpx2.post(served.url + "/predict?age=61&chol=317", json=PATIENT)
     printed = served.stop()
 
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
@@ -36,8 +36,8 @@ def test_a_client_that_sends_too_much_can_read_why(served):
             yield body[start : start + 65_536]
 
     headers = {"Content-Type": "application/json"}
-    declared = httpx.post(served.url + "/predict", content=body, headers=headers)
-    streamed = httpx.post(served.url + "/predict", content=chunks(), headers=headers)
+    declared = httpx2.post(served.url + "/predict", content=body, headers=headers)
+    streamed = httpx2.post(served.url + "/predict", content=chunks(), headers=headers)
 
     assert declared.status_code == streamed.status_code == 413
 
@@ -50,13 +50,13 @@ def test_a_client_that_leaves_in_the_middle_is_counted_and_harms_nobody(served):
         )
         time.sleep(0.2)
 
-    assert wait_for(lambda: 'http_status="499"' in httpx.get(served.url + "/metrics").text)
-    assert httpx.post(served.url + "/predict", json=PATIENT).status_code == 200
+    assert wait_for(lambda: 'http_status="499"' in httpx2.get(served.url + "/metrics").text)
+    assert httpx2.post(served.url + "/predict", json=PATIENT).status_code == 200
     assert "request_failed" not in served.stop()
 
 
 def test_head_over_the_wire(served):
-    answer = httpx.head(served.url + "/health")
+    answer = httpx2.head(served.url + "/health")
 
     assert answer.status_code == 200
     assert answer.content == b""

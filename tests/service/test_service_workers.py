@@ -8,7 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,14 +24,14 @@ def ask(served, times: int) -> None:
     """Send patients, each over a connection of its own, so that both workers get some."""
 
     def one(_):
-        return httpx.post(served.url + "/predict", json=PATIENT).status_code
+        return httpx2.post(served.url + "/predict", json=PATIENT).status_code
 
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(one, range(times))) == {200}
 
 
 def scrape(served, name: str) -> dict[tuple, float]:
-    text = httpx.get(served.url + "/metrics").raise_for_status().text
+    text = httpx2.get(served.url + "/metrics").raise_for_status().text
     return {
         tuple(sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -121,7 +121,7 @@ def watch_until(served, is_over) -> list[float]:
 def try_answered(served) -> float | None:
     try:
         return answered(served)
-    except httpx.TransportError:  # the connection was in the killed worker's queue
+    except httpx2.TransportError:  # the connection was in the killed worker's queue
         return None
 
 
