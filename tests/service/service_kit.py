@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 from starlette.testclient import TestClient
 
 from heartdx import logs
@@ -74,8 +74,8 @@ class Served:
     def wait_until_alive(self, seconds: float = 30) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(self.url + "/livez").status_code == 200:
+            with contextlib.suppress(httpx2.TransportError):
+                if httpx2.get(self.url + "/livez").status_code == 200:
                     return
             time.sleep(0.05)
         raise AssertionError("the service did not start:\n" + self.stop())
