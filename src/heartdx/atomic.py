@@ -16,7 +16,7 @@ ABANDONED_SECONDS = 3600.0
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step.
+    """Replace a file's content in one step; a link keeps pointing to its file.
 
     Raises
     ------
@@ -25,6 +25,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     path = Path(path)
     with _told(path):
+        if path.exists() and not path.is_file():  # a pipe or a device has no old content to keep
+            path.write_bytes(content)
+            return
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -68,6 +68,11 @@ class Scored:
     probability: np.ndarray
     panel: np.ndarray
 
+    def predictions(self, threshold: float) -> np.ndarray:
+        """1 from the threshold on, else 0; shape (n,)."""
+        answers: np.ndarray = (self.probability >= threshold).astype(np.int64)
+        return answers
+
     def panel_name(self, row: int) -> str:
         """Name of the panel that answered a row."""
         return PANEL_NAMES[int(self.panel[row])]
@@ -315,9 +320,12 @@ def _verified(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
         },
         threshold=manifest["threshold"],
         harm_ratio=manifest["harm_ratio"],
+        schema=manifest["schema_version"],
     )
     if digest != manifest["digest"]:
         raise BundleError(f"{folder}: the content has another digest than the manifest says")
+    if _DIGEST.fullmatch(folder.name) and folder.name != digest:
+        raise BundleError(f"{folder}: holds the bundle {digest[:12]}…, not the one it is named for")
     scorers = {name: _scorer(name, facts, content) for name, facts in manifest["panels"].items()}
     bundle = Bundle(folder, manifest, scorers)
     _check_golden(bundle)
@@ -325,11 +333,15 @@ def _verified(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
 
 
 def content_digest(
-    *, panels: Mapping[str, Mapping[str, Any]], threshold: float, harm_ratio: float
+    *,
+    panels: Mapping[str, Mapping[str, Any]],
+    threshold: float,
+    harm_ratio: float,
+    schema: int = SCHEMA_VERSION,
 ) -> str:
     """SHA-256 of what the bundle computes, independent of times, paths and joblib bytes."""
     content = {
-        "schema": SCHEMA_VERSION,
+        "schema": schema,
         "contract": fingerprint(),
         "panels": panels,
         "threshold": threshold,

@@ -33,6 +33,10 @@ DATA = Path("data/raw/heart.csv")
 FIGURES = Path("reports/figures")
 MODELS = Path("models")
 REPORTS = Path("reports")
+MOST_PORT = 65_535
+ALL_CORES = -1
+MOST_SEED = 10**9
+"""Seeds derived from it stay below what NumPy takes."""
 
 
 @dataclass(frozen=True)
@@ -189,14 +193,14 @@ def _explore(arguments: argparse.Namespace, _: settings.Settings) -> int:
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     _data_option(parser)
-    parser.add_argument("--models-dir", type=Path, default=MODELS, help=f"({MODELS})")
+    parser.add_argument("--models-dir", type=Path, help=f"({MODELS})")
     parser.add_argument("--reports-dir", type=Path, default=REPORTS, help=f"({REPORTS})")
     parser.add_argument("--cv-splits", type=_count(2), default=5, help="outer folds (5)")
     parser.add_argument("--repeats", type=_count(1), default=2, help="of the outer folds (2)")
-    parser.add_argument("--seed", type=_count(0), default=2024, help="of all that is random (2024)")
     parser.add_argument(
-        "--jobs", type=_count(1), default=os.cpu_count() or 1, help="processes (all cores)"
+        "--seed", type=_count(0, MOST_SEED), default=2024, help="of all that is random (2024)"
     )
+    parser.add_argument("--jobs", type=_count(1), help="processes (all cores)")
     parser.add_argument(
         "--harm-ratio",
         type=_ratio,
@@ -219,23 +223,27 @@ def _train(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
         splits=arguments.cv_splits,
         repeats=arguments.repeats,
         seed=arguments.seed,
-        jobs=arguments.jobs,
+        jobs=arguments.jobs or ALL_CORES,
         harm_ratio=arguments.harm_ratio,
     )
+    models_dir = arguments.models_dir or chosen.models_dir
     tracked = chosen.tracking == "on" and not arguments.no_tracking
     trained = steps.train(
         data,
         plan,
-        models_dir=arguments.models_dir,
+        models_dir=models_dir,
         reports_dir=arguments.reports_dir,
         tracker=tracking.Tracker(uri=chosen.tracking_uri) if tracked else None,
         progress=_progress,
     )
-    print(report.summary(trained.panels))
-    for name, result in trained.panels.items():
+    print(report.summary(trained.results.panels))
+    for name, result in trained.results.panels.items():
         print(f"{name}: {result.choice.reason}")
-    print(f"model {trained.bundle.version} is current in {arguments.models_dir}/")
-    _next(arguments.reports_dir, "uvicorn src.api:app --host 0.0.0.0 --port 8000")
+    for name, reason in trained.results.skipped.items():
+        print(f"{name}: not trained; {reason}")
+    print(f"model {trained.bundle.version} is current in {models_dir}/")
+    elsewhere = f"HEARTDX_MODELS_DIR={models_dir} " if models_dir != MODELS else ""
+    _next(arguments.reports_dir, f"{elsewhere}uvicorn src.api:app --host 0.0.0.0 --port 8000")
     return EXIT_DONE
 
 
@@ -258,7 +266,7 @@ def _progress(results: Iterator[Any], total: int) -> Iterator[Any]:
 
 def _serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=_count(0), default=8000, help="(8000)")
+    parser.add_argument("--port", type=_count(0, MOST_PORT), default=8000, help="(8000)")
     parser.add_argument("--workers", type=_count(1), default=1, help="processes (1)")
 
 
@@ -269,6 +277,7 @@ def _serve(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
 
     with contextlib.suppress(NoModelError, BundleError):  # the service starts and says so itself
         bundle.locate(models_dir=chosen.models_dir, model_path=chosen.model_path)
+    os.environ[settings.variable("log_level")] = arguments.log_level or chosen.log_level
     uvicorn.run(
         "heartdx.serve:from_environment",
         factory=True,
@@ -301,15 +310,17 @@ def _score(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
             model_path=arguments.model or chosen.model_path,
         )
     )
-    home = codings.to_home(records.read_file(arguments.file), strict=arguments.strict)
+    home = codings.to_home(
+        records.read_file(arguments.file), strict=arguments.strict, keep_repeats=True
+    )
     for finding in home.findings:
         logs.event(logs.get("score"), finding.message)
     _refuse_unanswerable(arguments.file, home, records.ALWAYS_REQUIRED)
     scored = model.score(home.X)
     labels = (OUTCOME.negative, OUTCOME.positive)
     lines = ["line,probability,prediction,label,panel,model_version"]
-    for row, (line, p) in enumerate(zip(home.lines, scored.probability, strict=True)):
-        prediction = int(p >= model.threshold)
+    answers = zip(home.lines, scored.probability, scored.predictions(model.threshold), strict=True)
+    for row, (line, p, prediction) in enumerate(answers):
         panel = scored.panel_name(row)
         lines.append(f"{line},{p:.6f},{prediction},{labels[prediction]},{panel},{model.version}")
     text = "\n".join(lines) + "\n"
@@ -377,11 +388,13 @@ def _site_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(least: int) -> Callable[[str], int]:
+def _count(least: int, most: int | None = None) -> Callable[[str], int]:
+    expected = f"a whole number of at least {least}" + (f" and at most {most}" if most else "")
+
     def whole(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}")
-        return int(text)
+        if (text.isascii() and text.isdigit()) and least <= int(text) <= (most or int(text)):
+            return int(text)
+        raise argparse.ArgumentTypeError(f"expected {expected}")
 
     return whole
 

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from heartdx import bundle, codings, records
-from heartdx.errors import EXIT_DONE, HeartdxError
+from heartdx.errors import EXIT_DONE, HeartdxError, UnavailableError, UsageError
 
 OLDEST_PYTHON = (3, 12)
 SERVING = ("fastapi", "uvicorn", "numpy", "onnxruntime", "prometheus_client")
@@ -45,36 +44,49 @@ class Finding:
 
 
 def examine(*, data: Path, models_dir: Path, model_path: Path | None) -> list[Finding]:
-    """Every finding, good or bad."""
-    return [
-        _python(),
-        _packages("serving packages", SERVING),
-        _packages("training packages", TRAINING),
-        _told("data", lambda: _data(data)),
-        _told("model", lambda: _model(models_dir, model_path)),
-    ]
+    """Every finding, good or bad; training packages may be absent where a model is only served."""
+    serving = _missing(SERVING)
+    found = [_python(), _packages(serving)]
+    found.append(Finding("training packages", _listed(_missing(TRAINING)) or "installed"))
+    if serving:
+        return found
+    found.append(_told("data", lambda: _data(data)))
+    found.append(_told("model", lambda: _model(models_dir, model_path)))
+    return found
 
 
 def _python() -> Finding:
     state = platform.python_version()
     if sys.version_info[:2] < OLDEST_PYTHON:
-        return Finding("Python", state, "install Python 3.12 or newer", 2)
+        return Finding("Python", state, "install Python 3.12 or newer", UsageError.exit_code)
     return Finding("Python", state)
 
 
-def _packages(what: str, names: tuple[str, ...]) -> Finding:
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
+def _packages(missing: list[str]) -> Finding:
     if missing:
-        return Finding(what, "missing " + ", ".join(missing), HOW_TO_INSTALL, 7)
-    return Finding(what, "installed")
+        code = UnavailableError.exit_code
+        return Finding("serving packages", _listed(missing), HOW_TO_INSTALL, code)
+    return Finding("serving packages", "installed")
+
+
+def _missing(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def _listed(missing: list[str]) -> str:
+    return f"missing {', '.join(missing)}" if missing else ""
 
 
 def _data(path: Path) -> str:
+    from heartdx import codings, records
+
     home = codings.to_home(records.read_file(path))
     return f"{path} holds {len(home.X)} patients, coding {home.coding}"
 
 
 def _model(models_dir: Path, model_path: Path | None) -> str:
+    from heartdx import bundle
+
     made = bundle.load(bundle.locate(models_dir=models_dir, model_path=model_path))
     return f"version {made.version} verified, panels {', '.join(made.scorers)}"
 

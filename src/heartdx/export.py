@@ -55,7 +55,7 @@ class PanelModel:
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Exported:
     """The exported forms of one panel's model."""
 
     equation: bytes | None
@@ -95,7 +95,7 @@ def write_bundle(
     VerificationError
         An exported form answers differently from scikit-learn.
     """
-    exported: dict[str, Scoring] = {
+    exported: dict[str, Exported] = {
         m.panel.name: export(m, check_rows, threshold=threshold) for m in models
     }
     panels: dict[str, dict[str, Any]] = {m.panel.name: _panel_facts(m) for m in models}
@@ -106,7 +106,6 @@ def write_bundle(
     )
     files = dict(_files(models, exported))
     filled = card.replace("{version}", digest[:12]).replace("{digest}", digest)
-    files[CARD] = filled.encode("utf-8")
     manifest = {
         "schema_version": bundle.SCHEMA_VERSION,
         "name": bundle.MODEL_NAME,
@@ -123,17 +122,21 @@ def write_bundle(
     }
     target = models_dir / bundle.BUNDLES / digest
     _set_damaged_aside(target)
+    if target.exists():
+        _renew(target, manifest, filled)
+        return bundle.load(target)
     with atomic.folder(target) as draft:
         for name, content in files.items():
             (draft / name).parent.mkdir(exist_ok=True)
             (draft / name).write_bytes(content)
-        (draft / bundle.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (draft / CARD).write_text(filled, encoding="utf-8")
+        (draft / bundle.MANIFEST).write_text(_json(manifest), encoding="utf-8")
     return bundle.load(target)
 
 
 def promote(models_dir: Path, digest: str) -> None:
     """Make a bundle the current one, in one step; the bundle is verified first."""
-    bundle.load(models_dir / bundle.BUNDLES / digest)
+    bundle.load(models_dir / bundle.BUNDLES / digest)  # its folder's name is its digest
     atomic.write_text(models_dir / bundle.CURRENT, digest + "\n")
 
 
@@ -144,17 +147,17 @@ def dump(pipeline: Pipeline) -> bytes:
     return stream.getvalue()
 
 
-def export(model: PanelModel, check_rows: np.ndarray, *, threshold: float) -> Scoring:
+def export(model: PanelModel, check_rows: np.ndarray, *, threshold: float) -> Exported:
     """The exported forms of a fitted model, proven equal row by row."""
     equation = None
     if model.model == "logreg":
         equation = json.dumps(equation_of(model), indent=1).encode("utf-8")
-    scoring = Scoring(equation, onnx_of(model, threshold=threshold))
+    scoring = Exported(equation, onnx_of(model, threshold=threshold))
     verify(model, scoring, check_rows)
     return scoring
 
 
-def verify(model: PanelModel, scoring: Scoring, check_rows: np.ndarray) -> None:
+def verify(model: PanelModel, scoring: Exported, check_rows: np.ndarray) -> None:
     """Refuse an export that differs on any patient, code, unknown code or missing value.
 
     Raises
@@ -444,6 +447,24 @@ def _serialised(graph: _Graph, model: PanelModel) -> bytes:
 # -- small parts -----------------------------------------------------------------------------
 
 
+def _renew(target: Path, manifest: Mapping[str, Any], card: str) -> None:
+    """The same model from another run: its files stay, what is said of it becomes this run's.
+
+    Both files are replaced whole. The card carries no checksum, so that no moment between the two
+    leaves a bundle that does not verify.
+    """
+    files = {
+        name: hashlib.sha256((target / name).read_bytes()).hexdigest()
+        for name in sorted(manifest["files"])
+    }
+    atomic.write_text(target / CARD, card)
+    atomic.write_text(target / bundle.MANIFEST, _json({**manifest, "files": files}))
+
+
+def _json(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=1, allow_nan=False) + "\n"
+
+
 def _set_damaged_aside(target: Path) -> None:
     """Make room when a bundle of this digest is there but no longer verifies."""
     if not target.exists():
@@ -464,7 +485,7 @@ def _panel_facts(model: PanelModel) -> dict[str, Any]:
 
 
 def _files(
-    models: list[PanelModel], exported: Mapping[str, Scoring]
+    models: list[PanelModel], exported: Mapping[str, Exported]
 ) -> Iterator[tuple[str, bytes]]:
     for model in models:
         name = model.panel.name

@@ -25,6 +25,7 @@ import numpy as np
 
 METRICS: Mapping[str, str] = {
     "auc": "Area under the ROC curve",
+    "auc_within": "AUC inside hospitals (mean)",
     "pr_auc": "Average precision",
     "accuracy": "Accuracy",
     "sensitivity": "Sensitivity",
@@ -39,6 +40,8 @@ METRICS: Mapping[str, str] = {
     "calibration_in_the_large": "Calibration in the large (0 is right)",
 }
 RESAMPLES = 500
+COUNTABLE_PATIENTS = 20
+"""A hospital with fewer patients of a panel says nothing on its own."""
 PROBABILITY_FLOOR = 1e-15
 NO_SPREAD = 0.1
 """Log-odds that span less have no slope: a prevalence differs a little from fold to fold only."""
@@ -83,10 +86,32 @@ def estimates(
     """
     repeats = y_prob.reshape(len(y), -1).T
     counts = np.vstack([np.ones(len(y)), resampling_counts(sites, resamples, seed)])
-    found = [weighted_metrics(y, p, counts, threshold=threshold) for p in repeats]
+    found = [
+        {
+            **weighted_metrics(y, p, counts, threshold=threshold),
+            "auc_within": _mean_within(y, p, counts, sites),
+        }
+        for p in repeats
+    ]
     return {
         name: _interval(np.mean([metrics[name] for metrics in found], axis=0)) for name in METRICS
     }
+
+
+def log_losses(y: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
+    """Log loss of each patient, in nats, shape (n,)."""
+    p = np.clip(y_prob, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    losses: np.ndarray = -np.where(y == 1, np.log(p), np.log1p(-p))
+    return losses
+
+
+def countable_sites(y: np.ndarray, sites: np.ndarray) -> tuple[str, ...]:
+    """Hospitals with enough patients, and both outcomes, to be looked at on their own."""
+    return tuple(
+        str(site)
+        for site in np.unique(sites)
+        if (sites == site).sum() >= COUNTABLE_PATIENTS and len(set(y[sites == site])) == 2
+    )
 
 
 def resampling_counts(sites: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -131,13 +156,12 @@ def weighted_metrics(
 
 
 def within_site_auc(y: np.ndarray, y_prob: np.ndarray, sites: np.ndarray) -> dict[str, float]:
-    """AUC inside each hospital that has both outcomes; stands beside every pooled AUC."""
+    """AUC inside each countable hospital; a pooled AUC also rewards telling hospitals apart."""
     found = {}
-    for site in np.unique(sites):
+    for site in countable_sites(y, sites):
         rows = sites == site
-        if 0 < y[rows].sum() < rows.sum():
-            ones = np.ones((1, int(rows.sum())))
-            found[str(site)] = float(_ranking(y[rows], y_prob[rows], ones)["auc"][0])
+        ones = np.ones((1, int(rows.sum())))
+        found[site] = float(_ranking(y[rows], y_prob[rows], ones)["auc"][0])
     return found
 
 
@@ -184,6 +208,17 @@ def _ranking(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str,
     return {"auc": auc, "pr_auc": average}
 
 
+def _mean_within(
+    y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray, sites: np.ndarray
+) -> np.ndarray:
+    found = [np.full(len(counts), np.nan)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for site in countable_sites(y, sites):
+            rows = sites == site
+            found.append(_ranking(y[rows], y_prob[rows], counts[:, rows])["auc"])
+    return np.mean(found[1:] or found, axis=0)
+
+
 def _decisions(y: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
     tp = counts @ ((y == 1) & predicted)
     fn = counts @ ((y == 1) & ~predicted)
@@ -201,11 +236,9 @@ def _decisions(y: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> dict
 
 
 def _losses(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    p = np.clip(y_prob, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     total = counts.sum(axis=1)
-    log_loss = -np.where(y == 1, np.log(p), np.log1p(-p))
     return {
-        "log_loss": counts @ log_loss / total,
+        "log_loss": counts @ log_losses(y, y_prob) / total,
         "brier": counts @ (y_prob - y) ** 2 / total,
     }
 

@@ -21,6 +21,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -47,7 +48,7 @@ class Candidate:
     classifier : (parameters, seed) to an unfitted classifier.
     tuning : parameters that replace the classifier's while tuning only.
     inner_splits : folds of the inner loop.
-    final : wraps the tuned classifier for the fit that counts (calibration).
+    final : (tuned classifier, seed) to the one for the fit that counts (calibration).
     """
 
     name: str
@@ -59,11 +60,13 @@ class Candidate:
     classifier: Callable[[Mapping[str, Any], int], BaseEstimator]
     tuning: Mapping[str, Any] = field(default_factory=dict)
     inner_splits: int = 5
-    final: Callable[[BaseEstimator], BaseEstimator] = field(default=lambda classifier: classifier)
+    final: Callable[[BaseEstimator, int], BaseEstimator] = field(
+        default=lambda classifier, _seed: classifier
+    )
 
     def pipeline(self, panel: Panel, parameters: Mapping[str, Any], *, seed: int) -> Pipeline:
         """The unfitted pipeline of a panel with these parameters."""
-        classifier = self.final(self.classifier(parameters, seed))
+        classifier = self.final(self.classifier(parameters, seed), seed)
         return Pipeline([("preprocess", self.preprocess(panel)), ("classifier", classifier)])
 
 
@@ -139,10 +142,10 @@ def _forest(parameters: Mapping[str, Any], seed: int) -> RandomForestClassifier:
     return RandomForestClassifier(random_state=seed, n_jobs=1, **settings)
 
 
-def _platt(classifier: BaseEstimator) -> CalibratedClassifierCV:
-    return CalibratedClassifierCV(
-        classifier, method="sigmoid", cv=CALIBRATION_FOLDS, ensemble=False
-    )
+def _platt(classifier: BaseEstimator, seed: int) -> CalibratedClassifierCV:
+    """Platt's scaling; the folds are shuffled, for rows come sorted by hospital."""
+    folds = StratifiedKFold(CALIBRATION_FOLDS, shuffle=True, random_state=seed)
+    return CalibratedClassifierCV(classifier, method="sigmoid", cv=folds, ensemble=False)
 
 
 def _prior(_parameters: Mapping[str, Any], _seed: int) -> DummyClassifier:

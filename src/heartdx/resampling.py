@@ -24,11 +24,12 @@ from threadpoolctl import threadpool_limits
 
 from heartdx.contract import Panel
 from heartdx.errors import ContractError
+from heartdx.performance import countable_sites, log_losses
 from heartdx.pipelines import Candidate
 
-COUNTABLE_PATIENTS = 20
+FEWEST_TO_TRAIN = 3
+"""Patients of each outcome that a training part must hold, to be tuned and calibrated."""
 WITHIN, BETWEEN, EVERYTHING = "cross-validation", "leave-one-site-out", "all"
-PROBABILITY_FLOOR = 1e-15
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Scoring:
+class OutOfSample:
     """Out-of-sample probabilities of one candidate on one split.
 
     Parameters
@@ -128,30 +129,35 @@ def cross_validation_splits(
 def leave_one_site_out_splits(patients: Patients, *, seed: int) -> list[Split]:
     """One split for each countable hospital, all other rows training.
 
-    None when there are fewer than two countable hospitals: transfer cannot be estimated then.
+    None when there are fewer than two countable hospitals, or too few patients remain to train on:
+    transfer cannot be estimated then.
     """
-    sites = countable_sites(patients)
+    sites = countable_sites(patients.y, patients.sites)
     found = []
     for number, site in enumerate(sites if len(sites) > 1 else ()):
         held_out = patients.sites == site
         train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        found.append(Split(BETWEEN, site, train, test, seed + 500 + number))
+        if fewest(patients.take(train)) >= FEWEST_TO_TRAIN:
+            found.append(Split(BETWEEN, site, train, test, seed + 500 + number))
     return found
+
+
+def fewest(patients: Patients) -> int:
+    """Distinct records of the rarer outcome."""
+    distinct = [len(np.unique(patients.groups[patients.y == outcome])) for outcome in (0, 1)]
+    return min(distinct)
+
+
+def trainable(patients: Patients, *, splits: int) -> bool:
+    """Whether every training part of that many folds holds enough of both outcomes."""
+    rarer = fewest(patients)
+    largest_fold = -(-rarer // splits)
+    return rarer >= splits and rarer - largest_fold >= FEWEST_TO_TRAIN
 
 
 def everything(patients: Patients, *, seed: int) -> Split:
     """The split that trains on all rows and scores none."""
     return Split(EVERYTHING, "", np.arange(len(patients.y)), np.arange(0), seed)
-
-
-def countable_sites(patients: Patients) -> tuple[str, ...]:
-    """Hospitals with enough rows of the panel, and both outcomes, to say anything about."""
-    names, counts = np.unique(patients.sites, return_counts=True)
-    return tuple(
-        str(name)
-        for name, count in zip(names, counts, strict=True)
-        if count >= COUNTABLE_PATIENTS and len(set(patients.y[patients.sites == name])) == 2
-    )
 
 
 def folds(patients: Patients, *, splits: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -178,7 +184,7 @@ def folds(patients: Patients, *, splits: int, seed: int) -> list[tuple[np.ndarra
 def tuned(candidate: Candidate, patients: Patients, *, seed: int) -> Tuning:
     """The candidate's setting with the lowest mean log loss over inner folds."""
     losses = np.zeros((len(candidate.grid), len(patients.y)))
-    inner = min(candidate.inner_splits, int(np.bincount(patients.y.astype(int)).min()))
+    inner = min(candidate.inner_splits, fewest(patients))
     for train, test in folds(patients, splits=inner, seed=seed):
         preprocess = candidate.preprocess(patients.panel)
         fitted_on = preprocess.fit_transform(patients.X[train])
@@ -199,26 +205,19 @@ def fitted(candidate: Candidate, patients: Patients, *, seed: int) -> tuple[Pipe
     return pipeline.fit(patients.X, patients.y), tuning
 
 
-def log_losses(y: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
-    """Log loss of each patient, in nats, shape (n,)."""
-    p = np.clip(y_prob, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-    losses: np.ndarray = -np.where(y == 1, np.log(p), np.log1p(-p))
-    return losses
-
-
 def score_all(
     work: Sequence[tuple[Candidate, Patients, Split]],
     *,
     jobs: int,
-    progress: Callable[[Iterator[Scoring], int], Iterator[Scoring]],
-) -> list[Scoring]:
+    progress: Callable[[Iterator[OutOfSample], int], Iterator[OutOfSample]],
+) -> list[OutOfSample]:
     """Every candidate on every split, in the order of ``work`` whatever ``jobs`` is."""
     costly_first = sorted(range(len(work)), key=lambda place: -work[place][0].complexity)
     tasks = (delayed(_scored)(place, *work[place]) for place in costly_first)
     runner = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    results: dict[int, Scoring] = {}
+    results: dict[int, OutOfSample] = {}
 
-    def collected() -> Iterator[Scoring]:
+    def collected() -> Iterator[OutOfSample]:
         for place, scoring in runner(tasks):
             results[place] = scoring
             yield scoring
@@ -230,14 +229,14 @@ def score_all(
 
 def _scored(
     place: int, candidate: Candidate, patients: Patients, split: Split
-) -> tuple[int, Scoring]:
+) -> tuple[int, OutOfSample]:
     with threadpool_limits(limits=1):
         pipeline, tuning = fitted(candidate, patients.take(split.train), seed=split.seed)
         y_prob = np.empty(0)
         if len(split.test):
             y_prob = pipeline.predict_proba(patients.X[split.test])[:, 1]
     kept = pipeline if split.protocol == EVERYTHING else None
-    return place, Scoring(candidate.name, patients.panel.name, split, y_prob, tuning, kept)
+    return place, OutOfSample(candidate.name, patients.panel.name, split, y_prob, tuning, kept)
 
 
 def _strata(y: np.ndarray, sites: np.ndarray, splits: int) -> np.ndarray:

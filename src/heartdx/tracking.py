@@ -197,7 +197,7 @@ class PandasScorer:
         return pd.DataFrame(
             {
                 "probability": scored.probability,
-                "prediction": (scored.probability >= self._bundle.threshold).astype(np.int64),
+                "prediction": scored.predictions(self._bundle.threshold),
                 "panel": [scored.panel_name(row) for row in range(len(rows))],
             }
         )

@@ -32,7 +32,7 @@ def test_an_untouched_bundle_loads(copy, logreg) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bedside/score.json", "imaging/model.onnx", "card.md", "exercise/pipeline.joblib"]
+    "name", ["bedside/score.json", "imaging/model.onnx", "exercise/pipeline.joblib"]
 )
 def test_a_changed_file_is_refused_and_named(copy, name: str) -> None:
     content = bytearray((copy / name).read_bytes())
@@ -180,14 +180,51 @@ def test_golden_records_are_synthetic_reach_every_panel_and_no_patient(logreg) -
         assert ((known >= low) & (known <= high)).all()
 
 
-def test_no_row_of_a_patient_is_in_any_file_of_the_bundle(logreg, heart_csv) -> None:
-    lines = heart_csv.read_text().splitlines()[1:]
-    readable = [p for p in logreg.bundle.folder.rglob("*") if p.suffix in {".json", ".md"}]
-    text = "\n".join(p.read_text() for p in readable).replace(" ", "").replace("\n", "")
+def numbers_in(document: object) -> list[list[float]]:
+    """Every list of 13 numbers or nulls in a JSON document."""
+    if isinstance(document, dict):
+        return [found for value in document.values() for found in numbers_in(value)]
+    if not isinstance(document, list):
+        return []
+    cells = [-1.0 if cell is None else cell for cell in document]
+    if len(cells) == len(NAMES) and all(isinstance(cell, int | float) for cell in cells):
+        return [[float(cell) for cell in cells]]
+    return [found for value in document for found in numbers_in(value)]
 
-    for line in lines:
-        attributes = ",".join(line.split(",")[: len(NAMES)])
-        assert attributes not in text
+
+def test_no_row_of_a_patient_is_in_any_file_of_the_bundle(logreg) -> None:
+    patients = {tuple(row) for row in np.nan_to_num(logreg.X, nan=-1.0).tolist()}
+    rows = []
+    for path in logreg.bundle.folder.rglob("*.json"):
+        rows += numbers_in(json.loads(path.read_text()))
+
+    assert len(rows) == 20  # the golden records are seen, so a patient would be
+    assert not patients & {tuple(row) for row in rows}
+
+
+def test_a_bundle_under_another_bundles_name_is_refused(copy, tmp_path) -> None:
+    renamed = copy.rename(tmp_path / ("f" * 64))
+
+    with pytest.raises(BundleError, match="not the one it is named for"):
+        bundle.load(renamed)
+
+
+def test_the_same_model_of_another_run_says_what_that_run_found(logreg, tmp_path) -> None:
+    settings = {
+        "models_dir": tmp_path,
+        "threshold": 0.5,
+        "harm_ratio": 1.0,
+        "check_rows": logreg.X,
+        "seed": 7,
+    }
+    models = list(logreg.models.values())
+    export.write_bundle(models, facts={"evaluation": "first"}, card="first", **settings)
+
+    second = export.write_bundle(models, facts={"evaluation": "second"}, card="2nd", **settings)
+
+    assert second.manifest["evaluation"] == "second"
+    assert (second.folder / export.CARD).read_text() == "2nd"
+    assert len(list((tmp_path / "bundles").iterdir())) == 1
 
 
 def test_the_digest_does_not_depend_on_time_or_place(logreg, loaded, tmp_path) -> None:
@@ -249,9 +286,7 @@ def test_a_pointer_that_holds_no_digest_is_refused(tmp_path) -> None:
 def test_promoting_a_damaged_bundle_leaves_the_current_one(logreg, tmp_path) -> None:
     models = tmp_path / "models"
     shutil.copytree(logreg.models_dir, models)
-    bad = models / "bundles" / ("f" * 64)
-    shutil.copytree(logreg.bundle.folder, bad)
-    (bad / "bedside" / bundle.EQUATION).write_text("{}")
+    shutil.copytree(logreg.bundle.folder, models / "bundles" / ("f" * 64))
 
     with pytest.raises(BundleError):
         export.promote(models, "f" * 64)

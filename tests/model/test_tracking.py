@@ -51,7 +51,8 @@ def test_runs_carry_parameters_metrics_and_tags(runs, final, trained) -> None:
     assert float(runs["logreg"].data.params["bedside.C"]) > 0
     assert int(runs["forest"].data.params["exercise.min_samples_leaf"]) > 0
     for panel in PANEL_NAMES:
-        auc = report["panels"][panel]["candidates"]["procedure"]["cross_validation"]["auc"]
+        chosen = report["panels"][panel]["choice"]["candidate"]
+        auc = report["panels"][panel]["candidates"][chosen]["cross_validation"]["auc"]
         assert final.data.metrics[f"{panel}.auc"] == pytest.approx(auc["value"], abs=1e-6)
     for key in ("code_version", "contract_fingerprint", "bundle_digest", "data_sha256"):
         assert final.data.tags[key]

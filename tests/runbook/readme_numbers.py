@@ -6,30 +6,34 @@ from typing import Any
 
 
 def metrics_table(report: dict[str, Any]) -> str:
-    """One row a panel: the whole procedure, cross-validated."""
+    """One row a panel: the chosen model, cross-validated."""
     lines = [
         "| panel | patients | model | AUC | AUC inside hospitals | Brier | calibration slope |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, panel in report["panels"].items():
-        procedure = panel["candidates"]["procedure"]
-        estimates = procedure["cross_validation"]
-        chosen = panel["candidates"][panel["choice"]["candidate"]]["label"].lower()
-        lines.append(
-            f"| {name} | {panel['patients']} | {chosen} | {_text(estimates['auc'])} | "
-            f"{procedure['within_site_auc']['mean']:.3f} | {_text(estimates['brier'])} | "
-            f"{_text(estimates['calibration_slope'])} |"
-        )
+        chosen = panel["candidates"][panel["choice"]["candidate"]]
+        texts = [
+            _text(chosen["cross_validation"][key])
+            for key in ("auc", "auc_within", "brier", "calibration_slope")
+        ]
+        cells = " | ".join([name, str(panel["patients"]), chosen["label"].lower(), *texts])
+        lines.append(f"| {cells} |")
     return "\n".join(lines)
 
 
-def transfer(report: dict[str, Any]) -> str:
-    """AUC and Brier of the exercise panel in each held-out hospital."""
-    held_out = report["panels"]["exercise"]["candidates"]["procedure"]["leave_one_site_out"]
-    return ", ".join(
-        f"{site} AUC {metrics['auc']['value']:.3f}, Brier {metrics['brier']['value']:.3f}"
-        for site, metrics in held_out.items()
-    )
+def transfer_table(report: dict[str, Any]) -> str:
+    """The exercise panel's chosen model in each held-out hospital."""
+    panel = report["panels"]["exercise"]
+    held_out = panel["candidates"][panel["choice"]["candidate"]]["leave_one_site_out"]
+    lines = [
+        "| held-out hospital | AUC | Brier | calibration slope | calibration in the large |",
+        "|---|---|---|---|---|",
+    ]
+    for site, metrics in held_out.items():
+        keys = ("auc", "brier", "calibration_slope", "calibration_in_the_large")
+        lines.append(f"| {site} | " + " | ".join(_text(metrics[key]) for key in keys) + " |")
+    return "\n".join(lines)
 
 
 def _text(interval: dict[str, float]) -> str:

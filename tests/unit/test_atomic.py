@@ -164,3 +164,24 @@ def test_a_draft_that_a_killed_process_left_long_ago_is_swept(tmp_path) -> None:
 
     assert not old.exists()
     assert fresh.exists()
+
+
+def test_a_link_keeps_pointing_to_its_file(tmp_path) -> None:
+    target, link = tmp_path / "real.csv", tmp_path / "link.csv"
+    target.write_text("old")
+    link.symlink_to(target)
+
+    atomic.write_text(link, "new")
+
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        atomic.write_text(pipe, "through")
+
+        assert reader.stdout.read() == b"through"
+    assert pipe.is_fifo()

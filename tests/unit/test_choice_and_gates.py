@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from heartdx import performance
 from heartdx.errors import GateError
 from heartdx.performance import Interval
 from heartdx.pipelines import BY_CANDIDATE
 from heartdx.train.choice import choose
-from heartdx.train.gates import enforce, judge
+from heartdx.train.gates import Gate, enforce, judge
 
 ELIGIBLE = (BY_CANDIDATE["logreg"], BY_CANDIDATE["forest"])
 ONE_SITE = np.zeros(100)
@@ -26,7 +27,9 @@ def test_the_better_model_wins_when_it_is_clearly_better() -> None:
     choice = picked(np.full(100, 0.6), 0.4 + noise)
 
     assert choice.candidate == choice.best == "forest"
-    assert "lowest log loss" in choice.reason
+    assert "lowest mean log loss" in choice.reason
+    assert choice.compared_with == "logreg"
+    assert choice.difference == pytest.approx(-0.2, abs=0.01)
 
 
 def test_the_simplest_wins_within_one_paired_standard_error() -> None:
@@ -61,16 +64,15 @@ def test_hospitals_weigh_the_same_whatever_their_size() -> None:
     assert choice.losses["logreg"] == pytest.approx(0.65)
 
 
-def test_the_standard_error_is_that_of_a_paired_mean_within_one_hospital() -> None:
+def test_the_standard_error_is_that_of_a_paired_mean() -> None:
     generator = np.random.default_rng(3)
     logreg, forest = generator.random(50), generator.random(50)
 
     choice = picked(logreg, forest, np.zeros(50))
 
-    d = logreg - forest
-    if choice.candidate != choice.best:
-        assert choice.standard_error == pytest.approx(d.std(ddof=1) / np.sqrt(50))
-    assert choice.losses["logreg"] - choice.losses["forest"] == pytest.approx(d.mean())
+    d = logreg - forest if choice.candidate == "logreg" else forest - logreg
+    assert choice.difference == pytest.approx(d.mean())
+    assert choice.standard_error == pytest.approx(d.std(ddof=1) / np.sqrt(50))
 
 
 def test_a_missing_candidate_is_an_error_and_never_a_silent_winner() -> None:
@@ -78,40 +80,66 @@ def test_a_missing_candidate_is_an_error_and_never_a_silent_winner() -> None:
         choose({"logreg": np.ones(3)}, np.zeros(3), candidates=ELIGIBLE, measured="")
 
 
-def metrics(auc_low: float, loss: float) -> dict[str, Interval]:
-    return {
-        "auc": Interval(auc_low + 0.02, auc_low, auc_low + 0.04),
-        "log_loss": Interval(loss, loss - 0.01, loss + 0.01),
-    }
-
-
-BASELINES = {"prevalence only": metrics(0.45, 0.69), "age and sex": metrics(0.65, 0.60)}
+def verdicts(*, informed: float = 2.0, n: int = 200, within_low: float = 0.7) -> dict[str, bool]:
+    """The gates of a model whose log-odds follow the outcome that strongly."""
+    generator = np.random.default_rng(0)
+    y = (np.arange(n) % 2).astype(float)
+    y_prob = 1 / (1 + np.exp(-(informed * (y - 0.5) + generator.normal(0, 0.5, n))))
+    within = {"auc_within": Interval(within_low + 0.1, within_low, within_low + 0.2)}
+    gates = judge(
+        "exercise",
+        y=y,
+        y_prob=y_prob[:, None],
+        baselines={"prevalence only": np.full((n, 1), 0.5)},
+        metrics=within,
+    )
+    return {gate.name.removeprefix("exercise: "): gate.passed for gate in gates}
 
 
 def test_a_good_model_passes_every_gate() -> None:
-    gates = judge("exercise", metrics(0.85, 0.43), BASELINES)
-
-    assert [gate.passed for gate in gates] == [True, True, True]
-    enforce(gates)
+    assert verdicts() == {
+        "enough patients": True,
+        "better than chance inside hospitals": True,
+        "better than prevalence only": True,
+    }
 
 
 @pytest.mark.parametrize(
-    ("auc_low", "loss", "failing"),
+    ("broken", "failing"),
     [
-        (0.49, 0.43, "exercise: better than chance"),
-        (0.85, 0.62, "exercise: better than age and sex"),
-        (0.85, 0.70, "exercise: better than prevalence only"),
+        ({"n": 30}, "enough patients"),
+        ({"within_low": 0.49}, "better than chance inside hospitals"),
+        ({"within_low": float("nan")}, "better than chance inside hospitals"),
+        ({"informed": 0.0}, "better than prevalence only"),
+        ({"informed": -1.0}, "better than prevalence only"),
     ],
 )
-def test_each_gate_can_fail_and_is_named(auc_low: float, loss: float, failing: str) -> None:
-    gates = judge("exercise", metrics(auc_low, loss), BASELINES)
+def test_each_gate_can_fail_alone(broken: dict, failing: str) -> None:
+    found = verdicts(**broken)
 
-    with pytest.raises(GateError, match=failing) as caught:
-        enforce(gates)
+    assert [name for name, passed in found.items() if not passed] == [failing]
+
+
+def test_a_model_that_only_recognises_the_hospital_is_refused(loaded) -> None:
+    """Each hospital's own prevalence: a fair pooled AUC, and nothing known of the patient."""
+    y = (loaded.frame["num"] > 0).to_numpy(dtype=float)
+    sites = loaded.frame["site"].to_numpy(dtype=str)
+    y_prob = np.array([y[sites == site].mean() for site in sites])
+
+    metrics = performance.estimates(y, y_prob, threshold=0.5, sites=sites, seed=0)
+    gates = judge("bedside", y=y, y_prob=y_prob[:, None], baselines={}, metrics=metrics)
+
+    assert metrics["auc"].low > 0.65
+    assert [g.passed for g in gates if "inside hospitals" in g.name] == [False]
+
+
+def test_a_failed_gate_is_named_with_its_figure_and_has_its_exit_code() -> None:
+    with pytest.raises(
+        GateError, match=r"1 of 2 quality gates failed: a: b \(1, needed 2\)"
+    ) as caught:
+        enforce([Gate("a: b", False, "1, needed 2"), Gate("a: c", True, "")])
     assert caught.value.exit_code == 4
 
 
-def test_an_undefined_auc_does_not_pass() -> None:
-    undefined = {**metrics(0.9, 0.4), "auc": Interval(np.nan, np.nan, np.nan)}
-
-    assert not judge("bedside", undefined, BASELINES)[0].passed
+def test_passed_gates_let_the_model_through() -> None:
+    enforce([Gate("a: b", True, "")])

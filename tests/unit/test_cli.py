@@ -482,3 +482,21 @@ def test_doctor_sees_a_damaged_model(at_home, heart_csv, tmp_path, capsys):
 
     assert code == 6
     assert "FAIL model: not usable; " in capsys.readouterr().out
+
+
+def test_two_patients_with_the_same_cells_are_both_answered(trained, tmp_path):
+    """Equal cells are normal when little is known; a line that wants an answer gets one."""
+    file = tmp_path / "three.csv"
+    file.write_text("age,sex,cp,restecg\n63,1,4,0\n63,1,4,0\n41,0,2,1\n")
+
+    finished = subprocess.run(
+        [sys.executable, "-m", "heartdx.cli", "score", str(file)],
+        cwd=trained.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    _, first, second, third = finished.stdout.splitlines()
+    assert [row.split(",")[0] for row in (first, second, third)] == ["2", "3", "4"]
+    assert first.split(",")[1:] == second.split(",")[1:]

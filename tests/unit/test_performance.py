@@ -161,6 +161,19 @@ def test_a_pooled_auc_can_come_from_telling_hospitals_apart_and_the_inner_one_sh
 
     pooled = performance.weighted_metrics(y, y_prob, np.ones((1, 100)), threshold=0.5)["auc"][0]
     inside = performance.within_site_auc(y, y_prob, sites)
+    estimates = performance.estimates(y, y_prob, threshold=0.5, sites=sites, seed=0)
 
     assert pooled > 0.75
     assert inside == {"low": 0.5, "high": 0.5}
+    assert estimates["auc_within"].value == estimates["auc_within"].high == 0.5
+
+
+def test_the_auc_inside_hospitals_is_the_mean_of_theirs() -> None:
+    y, y_prob = sample(4)
+    sites = np.array(["a", "b"] * 95 + ["few"] * 10)
+
+    found = performance.estimates(y, y_prob, threshold=0.5, sites=sites, seed=0)["auc_within"]
+
+    each = [sk.roc_auc_score(y[sites == site], y_prob[sites == site]) for site in "ab"]
+    assert found.value == pytest.approx(np.mean(each))
+    assert found.low < found.value < found.high

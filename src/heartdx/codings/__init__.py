@@ -47,13 +47,14 @@ __all__ = [
 ]
 
 
-def to_home(raw: RawFile, *, strict: bool = False) -> HomeTable:
+def to_home(raw: RawFile, *, strict: bool = False, keep_repeats: bool = False) -> HomeTable:
     r"""A file's patients in UCI codes, with everything that was found and done.
 
     Parameters
     ----------
     raw : the file as text cells.
     strict : refuse a file that deceives (any finding of level ``warning``) instead of mending it.
+    keep_repeats : keep patients with equal cells; for scoring, where every line wants an answer.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def to_home(raw: RawFile, *, strict: bool = False) -> HomeTable:
     heartdx.errors.CodingError: short.csv: ambiguous: no code in cp tells UCI's coding from ...
     """
     table, read = _read(raw)
-    table, mended = _mended(raw, table)
+    table, mended = _mended(raw, table, keep_repeats=keep_repeats)
     findings = (*read, *mended, *deceptions.gaps(table))
     if strict:
         _refuse_deceptive(raw, findings)
@@ -150,14 +151,18 @@ def _read(raw: RawFile) -> tuple[HomeTable, list[Finding]]:
     return table, told
 
 
-def _mended(raw: RawFile, table: HomeTable) -> tuple[HomeTable, list[Finding]]:
+def _mended(
+    raw: RawFile, read: HomeTable, *, keep_repeats: bool
+) -> tuple[HomeTable, list[Finding]]:
     """The table without what was repeated or filled in upstream."""
-    table, repeats = deceptions.without_repeats(table)
-    match = _match(table)
-    deceptions.refuse_contradicted_label(raw, table, match)
-    deceptions.refuse_wrong_codebook(raw, table, match)
-    table, relabelled = deceptions.with_right_sites(table, match)
+    distinct, repeats = deceptions.without_repeats(read)
+    match = _match(distinct)
+    deceptions.refuse_contradicted_label(raw, distinct, match)
+    deceptions.refuse_wrong_codebook(raw, distinct, match)
+    table, relabelled = deceptions.with_right_sites(distinct, match)
     table, fills = deceptions.without_fills(table, match)
+    if keep_repeats:
+        table, repeats = deceptions.with_repeats(read, distinct, table), []
     return table, [*repeats, *relabelled, *fills]
 
 

@@ -102,7 +102,7 @@ def without_repeats(table: HomeTable) -> tuple[HomeTable, list[Finding]]:
 
     UCI's two pairs stay in a file that names hospitals, or whose every row is UCI's.
     """
-    keys = [_key(table, row, with_site=True) for row in range(len(table.X))]
+    keys = [row_key(table, row, with_site=True) for row in range(len(table.X))]
     allowed = _shipped_repeats(table)
     seen: Counter[_Key] = Counter()
     keep = np.zeros(len(keys), dtype=bool)
@@ -119,6 +119,20 @@ def without_repeats(table: HomeTable) -> tuple[HomeTable, list[Finding]]:
         said = f"{counted(dropped, 'exact duplicate')} dropped; {int(keep.sum())} rows are left"
         findings.append(Finding("duplicates", said, dropped, None, "warning"))
     return table.rows(keep), findings
+
+
+def with_repeats(read: HomeTable, distinct: HomeTable, mended: HomeTable) -> HomeTable:
+    """Every row that was read, as its distinct row was mended.
+
+    Parameters
+    ----------
+    read : all rows as they were read.
+    distinct : the rows that ``without_repeats`` left of them.
+    mended : the same rows after mending.
+    """
+    place_of = {row_key(distinct, row, with_site=True): row for row in range(len(distinct.X))}
+    places = [place_of[row_key(read, row, with_site=True)] for row in range(len(read.X))]
+    return dataclasses.replace(mended.take(np.array(places, dtype=int)), lines=read.lines)
 
 
 def refuse_wrong_codebook(raw: RawFile, table: HomeTable, match: shipped.Match) -> None:
@@ -268,7 +282,8 @@ def _counted_from_one(raw: RawFile, table: HomeTable) -> tuple[HomeTable, list[F
 # -- the patients ----------------------------------------------------------------------------
 
 
-def _key(table: HomeTable, row: int, *, with_site: bool) -> _Key:
+def row_key(table: HomeTable, row: int, *, with_site: bool) -> _Key:
+    """What two rows share when one repeats the other."""
     cells = [*table.X[row], *([] if table.num is None else [table.num[row]])]
     values = tuple(None if np.isnan(v) else float(v) for v in cells)
     return (*values, table.site[row]) if with_site else values
@@ -281,10 +296,10 @@ def _shipped_repeats(table: HomeTable) -> dict[_Key, int]:
     if table.num is None:
         ours = dataclasses.replace(ours, num=None)
     names_sites = set(table.site) != {UNKNOWN_SITE}
-    times = Counter(_key(ours, row, with_site=names_sites) for row in range(len(known.X)))
+    times = Counter(row_key(ours, row, with_site=names_sites) for row in range(len(known.X)))
     if names_sites:
         return dict(times)
-    theirs = Counter(_key(table, row, with_site=False) for row in range(len(table.X)))
+    theirs = Counter(row_key(table, row, with_site=False) for row in range(len(table.X)))
     if not theirs <= times:
         return {}
     return {(*key, UNKNOWN_SITE): count for key, count in times.items()}

@@ -63,12 +63,15 @@ class HomeTable:
 
     def rows(self, keep: np.ndarray) -> HomeTable:
         """The table with the rows of a boolean array only."""
-        kept = np.flatnonzero(keep)
+        return self.take(np.flatnonzero(keep))
+
+    def take(self, places: np.ndarray) -> HomeTable:
+        """The table's rows at these places, in that order, repeats included."""
         return HomeTable(
-            self.X[keep],
-            None if self.num is None else self.num[keep],
-            tuple(self.site[i] for i in kept),
-            tuple(self.lines[i] for i in kept),
+            self.X[places],
+            None if self.num is None else self.num[places],
+            tuple(self.site[i] for i in places),
+            tuple(self.lines[i] for i in places),
             self.coding,
             self.findings,
         )

@@ -27,14 +27,16 @@ class Choice:
     candidate : name of the chosen one.
     best : name of the one with the lowest loss.
     losses : candidate name to log loss, the mean of the means of each stratum.
-    difference : loss of the chosen minus loss of the best.
-    standard_error : of that paired difference.
+    compared_with : the best, or the runner-up when the best was chosen; empty when there is none.
+    difference : loss of the chosen minus loss of that one.
+    standard_error : of that paired difference, patients sampled within strata.
     reason : the same as a sentence.
     """
 
     candidate: str
     best: str
     losses: Mapping[str, float]
+    compared_with: str
     difference: float
     standard_error: float
     reason: str
@@ -59,12 +61,21 @@ def choose(
     means = {c.name: _mean_of_means(losses[c.name], strata) for c in candidates}
     best = min(candidates, key=lambda c: means[c.name])
     for candidate in sorted(candidates, key=lambda c: c.complexity):
-        difference = means[candidate.name] - means[best.name]
-        error = _standard_error(losses[candidate.name] - losses[best.name], strata)
+        difference, error = _paired(losses[candidate.name], losses[best.name], strata)
         if difference <= error:
             break
-    reason = _reason(candidate, best, means, difference, error, measured)
-    return Choice(candidate.name, best.name, means, difference, error, reason)
+    others = sorted((c for c in candidates if c is not candidate), key=lambda c: means[c.name])
+    rival = best if candidate is not best else others[0] if others else None
+    if rival is not None:
+        difference, error = _paired(losses[candidate.name], losses[rival.name], strata)
+    reason = _reason(candidate, rival, candidate is best, means, difference, error, measured)
+    rival_name = rival.name if rival else ""
+    return Choice(candidate.name, best.name, means, rival_name, difference, error, reason)
+
+
+def _paired(one: np.ndarray, other: np.ndarray, strata: np.ndarray) -> tuple[float, float]:
+    difference = _mean_of_means(one, strata) - _mean_of_means(other, strata)
+    return difference, _standard_error(one - other, strata)
 
 
 def _mean_of_means(values: np.ndarray, strata: np.ndarray) -> float:
@@ -80,17 +91,23 @@ def _standard_error(differences: np.ndarray, strata: np.ndarray) -> float:
 
 def _reason(
     chosen: Candidate,
-    best: Candidate,
+    rival: Candidate | None,
+    is_best: bool,
     means: Mapping[str, float],
     difference: float,
     error: float,
     measured: str,
 ) -> str:
     listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-    if chosen.name == best.name:
-        return f"{chosen.label} has the lowest log loss ({listed}), {measured}."
+    if rival is None:
+        return f"{chosen.label} is the only candidate ({listed}), {measured}."
+    margin = f"paired difference {difference:+.4f}, standard error {error:.4f}"
+    if is_best:
+        return (
+            f"{chosen.label} has the lowest mean log loss ({listed}; {margin} against "
+            f"{rival.label.lower()}), {measured}."
+        )
     return (
         f"{chosen.label} is the simplest within one paired standard error of the best, "
-        f"{best.label}: difference {difference:.4f}, standard error {error:.4f} ({listed}), "
-        f"{measured}."
+        f"{rival.label.lower()} ({listed}; {margin}), {measured}."
     )

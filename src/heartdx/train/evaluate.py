@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +13,20 @@ from joblib import Parallel, delayed
 from heartdx import checks, export, logs, performance
 from heartdx.contract import NAMES, PANELS, SITE_COLUMN, Panel
 from heartdx.errors import ContractError
-from heartdx.performance import Interval
+from heartdx.performance import Interval, countable_sites, log_losses
 from heartdx.pipelines import CANDIDATES, Candidate
 from heartdx.resampling import (
     BETWEEN,
     EVERYTHING,
     WITHIN,
+    OutOfSample,
     Patients,
-    Scoring,
     Split,
-    countable_sites,
     cross_validation_splits,
     everything,
     leave_one_site_out_splits,
-    log_losses,
     score_all,
+    trainable,
 )
 from heartdx.train.choice import Choice, choose
 
@@ -34,12 +34,12 @@ LOG = logs.get("train")
 ELIGIBLE = tuple(candidate for candidate in CANDIDATES if candidate.eligible)
 BASELINES = tuple(candidate for candidate in CANDIDATES if not candidate.eligible)
 PROCEDURE = "procedure"
-"""The whole procedure: tuning and choice made again inside every training fold."""
+"""Tuning and a choice made again inside every training fold: by inner log loss over patients."""
 LABELS: Mapping[str, str] = {
     **{candidate.name: candidate.label for candidate in CANDIDATES},
-    PROCEDURE: "Whole procedure",
+    PROCEDURE: "Choice inside each fold",
 }
-Progress = Callable[[Iterator[Scoring], int], Iterator[Scoring]]
+Progress = Callable[[Iterator[OutOfSample], int], Iterator[OutOfSample]]
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,39 @@ class PanelResult:
     fits: Mapping[str, export.PanelModel]
 
     @property
+    def headline(self) -> Evaluation:
+        """What the chosen candidate was worth out of sample."""
+        return self.evaluations[self.choice.candidate]
+
+    @property
     def chosen(self) -> export.PanelModel:
         """The fitted model that goes into the bundle."""
         return self.fits[self.choice.candidate]
 
 
-def evaluate_and_fit(
-    data: checks.Loaded, plan: Plan, *, progress: Progress
-) -> dict[str, PanelResult]:
-    """Score every candidate on every panel out of sample, choose, and fit on all rows."""
-    tables = {str(panel.name): panel_patients(panel, data) for panel in PANELS}
+@dataclass(frozen=True)
+class Results:
+    """What a run found.
+
+    Parameters
+    ----------
+    panels : panel name to its result, in the order of care.
+    skipped : panel name to the reason why these data cannot train it.
+    """
+
+    panels: Mapping[str, PanelResult]
+    skipped: Mapping[str, str]
+
+
+def evaluate_and_fit(data: checks.Loaded, plan: Plan, *, progress: Progress) -> Results:
+    """Score every candidate on every panel out of sample, choose, and fit on all rows.
+
+    Raises
+    ------
+    ContractError
+        The data cannot train the first panel, which every patient can fall back to.
+    """
+    tables, skipped = _tables(data, plan)
     scorings = score_all(_work(tables, plan), jobs=plan.jobs, progress=progress)
     found = {name: _by_candidate([s for s in scorings if s.panel == name]) for name in tables}
     pairs = [(panel, name) for panel in tables for name in found[panel]]
@@ -111,7 +134,7 @@ def evaluate_and_fit(
         delayed(_evaluation)(tables[panel], found[panel][name], plan) for panel, name in pairs
     )
     evaluations = dict(zip(pairs, evaluated, strict=True))
-    return {
+    panels = {
         panel: _panel_result(
             patients,
             found[panel],
@@ -119,30 +142,42 @@ def evaluate_and_fit(
         )
         for panel, patients in tables.items()
     }
+    return Results(panels, skipped)
 
 
 def panel_patients(panel: Panel, data: checks.Loaded) -> Patients:
-    """The rows that meet a panel's rule.
-
-    Raises
-    ------
-    ContractError
-        No row does, or all have the same outcome.
-    """
+    """The rows that meet a panel's rule."""
     table = data.frame[list(NAMES)].to_numpy(dtype=np.float64)
     required = [NAMES.index(name) for name in panel.required]
     rows = np.flatnonzero(~np.isnan(table[:, required]).any(axis=1))
     y = checks.outcome(data.frame)[rows].astype(np.float64)
-    if len(set(y)) < 2:
-        raise ContractError(
-            f"{data.name}: {len(rows)} patients have every input of the panel {panel.name} and "
-            "they do not show both outcomes; more patients or other hospitals are needed"
-        )
     sites = data.frame[SITE_COLUMN].to_numpy(dtype=str)[rows]
     return Patients(panel, table[np.ix_(rows, panel.columns)], y, sites, data.groups[rows])
 
 
 # -- one panel -------------------------------------------------------------------------------
+
+
+def _tables(data: checks.Loaded, plan: Plan) -> tuple[dict[str, Patients], dict[str, str]]:
+    tables: dict[str, Patients] = {}
+    skipped: dict[str, str] = {}
+    for panel in PANELS:
+        patients = panel_patients(panel, data)
+        if trainable(patients, splits=plan.splits):
+            tables[panel.name] = patients
+            continue
+        counts = [int((patients.y == outcome).sum()) for outcome in (0, 1)]
+        reason = (
+            f"{len(patients.y)} patients have every input of the panel {panel.name}, {counts[0]} "
+            f"without and {counts[1]} with disease: too few of one outcome for {plan.splits} folds"
+        )
+        if panel is PANELS[0]:
+            raise ContractError(
+                f"{data.name}: {reason}; use fewer --cv-splits, more patients or other hospitals"
+            )
+        skipped[panel.name] = reason
+        logs.event(LOG, "panel skipped", level=logging.WARNING, panel=panel.name, reason=reason)
+    return tables, skipped
 
 
 def _work(tables: Mapping[str, Patients], plan: Plan) -> list[tuple[Candidate, Patients, Split]]:
@@ -162,25 +197,25 @@ def _splits(patients: Patients, plan: Plan) -> list[Split]:
     return within + leave_one_site_out_splits(patients, seed=plan.seed)
 
 
-def _by_candidate(scorings: list[Scoring]) -> dict[str, list[Scoring]]:
+def _by_candidate(scorings: list[OutOfSample]) -> dict[str, list[OutOfSample]]:
     found = {c.name: [s for s in scorings if s.candidate == c.name] for c in CANDIDATES}
     return {**found, PROCEDURE: _procedure(found)}
 
 
 def _panel_result(
     patients: Patients,
-    found: Mapping[str, list[Scoring]],
+    found: Mapping[str, list[OutOfSample]],
     evaluations: Mapping[str, Evaluation],
 ) -> PanelResult:
     choice = _choice(patients, found)
     logs.event(LOG, "panel evaluated", panel=patients.panel.name, reason=choice.reason)
     fits = {
-        c.name: _model(c, patients, found[c.name], evaluations[PROCEDURE], choice) for c in ELIGIBLE
+        c.name: _model(c, patients, found[c.name], evaluations[c.name], choice) for c in ELIGIBLE
     }
     return PanelResult(patients, evaluations, choice, fits)
 
 
-def _procedure(found: Mapping[str, list[Scoring]]) -> list[Scoring]:
+def _procedure(found: Mapping[str, list[OutOfSample]]) -> list[OutOfSample]:
     """On each split the candidate that the rule picks from the inner losses of that split."""
     chosen = []
     for same_split in zip(*(found[c.name] for c in ELIGIBLE), strict=True):
@@ -191,13 +226,13 @@ def _procedure(found: Mapping[str, list[Scoring]]) -> list[Scoring]:
     return chosen
 
 
-def _choice(patients: Patients, by_candidate: Mapping[str, list[Scoring]]) -> Choice:
+def _choice(patients: Patients, by_candidate: Mapping[str, list[OutOfSample]]) -> Choice:
     """By held-out hospitals where there are any, else within the one hospital there is."""
     protocol = BETWEEN
     measured = "mean over held-out hospitals, none of which trained the model that scored it"
     if not any(s.split.protocol == protocol for s in by_candidate[ELIGIBLE[0].name]):
         protocol = WITHIN
-        countable = " and ".join(countable_sites(patients)) or "all rows"
+        countable = " and ".join(countable_sites(patients.y, patients.sites)) or "all rows"
         measured = f"cross-validation within {countable}; transfer is not estimable from these data"
     losses: dict[str, np.ndarray] = {}
     for candidate in ELIGIBLE:
@@ -205,13 +240,13 @@ def _choice(patients: Patients, by_candidate: Mapping[str, list[Scoring]]) -> Ch
         per_repeat = np.array([log_losses(patients.y, column) for column in y_prob.T])
         losses[candidate.name] = per_repeat.mean(axis=0)
     rows = ~np.isnan(losses[ELIGIBLE[0].name])
-    if countable_sites(patients):
-        rows &= np.isin(patients.sites, countable_sites(patients))
+    if countable_sites(patients.y, patients.sites):
+        rows &= np.isin(patients.sites, countable_sites(patients.y, patients.sites))
     kept = {name: values[rows] for name, values in losses.items()}
     return choose(kept, patients.sites[rows], candidates=ELIGIBLE, measured=measured)
 
 
-def _assembled(patients: Patients, scorings: list[Scoring], protocol: str) -> np.ndarray:
+def _assembled(patients: Patients, scorings: list[OutOfSample], protocol: str) -> np.ndarray:
     """Out-of-sample probabilities, shape (n, repeats); NaN for a row no split scored."""
     of_protocol = [s for s in scorings if s.split.protocol == protocol]
     if protocol == BETWEEN:
@@ -226,7 +261,7 @@ def _assembled(patients: Patients, scorings: list[Scoring], protocol: str) -> np
     return y_prob
 
 
-def _evaluation(patients: Patients, scorings: list[Scoring], plan: Plan) -> Evaluation:
+def _evaluation(patients: Patients, scorings: list[OutOfSample], plan: Plan) -> Evaluation:
     y_prob = _assembled(patients, scorings, WITHIN)
     settings: dict[str, Any] = {"threshold": plan.threshold, "seed": plan.seed}
     metrics = performance.estimates(patients.y, y_prob, sites=patients.sites, **settings)
@@ -238,16 +273,15 @@ def _evaluation(patients: Patients, scorings: list[Scoring], plan: Plan) -> Eval
         for s in scorings
         if s.split.protocol == BETWEEN
     }
-    countable = countable_sites(patients)
-    mean_within = {site: float(np.mean([w[site] for w in within])) for site in countable}
+    mean_within = {site: float(np.mean([w[site] for w in within])) for site in within[0]}
     return Evaluation(y_prob, metrics, mean_within, by_site)
 
 
 def _model(
     candidate: Candidate,
     patients: Patients,
-    scorings: list[Scoring],
-    procedure: Evaluation,
+    scorings: list[OutOfSample],
+    headline: Evaluation,
     choice: Choice,
 ) -> export.PanelModel:
     (kept,) = [s for s in scorings if s.split.protocol == EVERYTHING]
@@ -258,8 +292,8 @@ def _model(
         "patients": len(patients.y),
         "diseased": int(patients.y.sum()),
         "reason": choice.reason,
-        "metrics": intervals(procedure.metrics),
-        "held_out_hospitals": {s: intervals(m) for s, m in procedure.by_site.items()},
+        "metrics": intervals(headline.metrics),
+        "held_out_hospitals": {s: intervals(m) for s, m in headline.by_site.items()},
     }
     return export.PanelModel(patients.panel, candidate.name, kept.pipeline, facts)
 

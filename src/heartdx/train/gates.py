@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from heartdx.errors import GateError
-from heartdx.performance import Interval
+from heartdx.performance import Interval, log_losses
 
 CHANCE = 0.5
+FEWEST_OF_AN_OUTCOME = 20
+"""Fewer patients of one outcome make any estimate a guess."""
+NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -29,25 +34,38 @@ class Gate:
 
 def judge(
     panel: str,
-    procedure: Mapping[str, Interval],
-    baselines: Mapping[str, Mapping[str, Interval]],
+    *,
+    y: np.ndarray,
+    y_prob: np.ndarray,
+    baselines: Mapping[str, np.ndarray],
+    metrics: Mapping[str, Interval],
 ) -> list[Gate]:
-    """The gates of one panel.
+    """The gates of one panel's chosen model, on its out-of-sample probabilities.
 
     Parameters
     ----------
     panel : name.
-    procedure : cross-validated estimates of the whole procedure.
-    baselines : baseline name to its estimates on the same folds.
+    y : shape (n,), 0 or 1.
+    y_prob : shape (n, repeats), cross-validated, of the chosen model.
+    baselines : baseline label to its probabilities on the same folds.
+    metrics : estimates of the chosen model.
     """
-    auc, loss = procedure["auc"], procedure["log_loss"]
+    rarer = int(min((y == 1).sum(), (y == 0).sum()))
+    within = metrics["auc_within"]
     gates = [
-        Gate(f"{panel}: better than chance", auc.low > CHANCE, f"AUC {auc}, needed above {CHANCE}")
+        Gate(
+            f"{panel}: enough patients",
+            rarer >= FEWEST_OF_AN_OUTCOME,
+            f"{rarer} of the rarer outcome, needed {FEWEST_OF_AN_OUTCOME}",
+        ),
+        Gate(
+            f"{panel}: better than chance inside hospitals",
+            bool(within.low > CHANCE),
+            f"AUC inside hospitals {within}, needed above {CHANCE}",
+        ),
     ]
-    for name, estimates in baselines.items():
-        other = estimates["log_loss"]
-        figure = f"log loss {loss.value:.3f}, baseline {other.value:.3f}"
-        gates.append(Gate(f"{panel}: better than {name}", loss.value < other.value, figure))
+    for name, baseline in baselines.items():
+        gates.append(_beats(panel, name, _losses(y, y_prob), _losses(y, baseline)))
     return gates
 
 
@@ -62,6 +80,24 @@ def enforce(gates: list[Gate]) -> None:
     failed = [f"{gate.name} ({gate.figure})" for gate in gates if not gate.passed]
     if failed:
         raise GateError(
-            f"{len(failed)} of {len(gates)} quality gates failed: {'; '.join(failed)}; the model "
-            "before this one stays current; reports/metrics.json has every figure"
+            f"{len(failed)} of {len(gates)} quality gates failed: {'; '.join(failed)}; no "
+            "model was made current; the report that was written has every figure"
         )
+
+
+def _beats(panel: str, name: str, losses: np.ndarray, baseline: np.ndarray) -> Gate:
+    """The paired difference in log loss lies below 0 with its whole 95 % interval."""
+    differences = losses - baseline
+    mean = float(differences.mean())
+    margin = float(NORMAL_95 * differences.std(ddof=1) / np.sqrt(len(differences)))
+    figure = (
+        f"difference in log loss {mean:.3f} ({mean - margin:.3f} to {mean + margin:.3f}), "
+        "needed wholly below 0"
+    )
+    return Gate(f"{panel}: better than {name}", bool(mean + margin < 0), figure)
+
+
+def _losses(y: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
+    """Mean over the repeats of each patient's log loss, shape (n,)."""
+    found: np.ndarray = np.mean([log_losses(y, column) for column in y_prob.T], axis=0)
+    return found

@@ -20,6 +20,7 @@ from heartdx.train.evaluate import (
     Evaluation,
     PanelResult,
     Plan,
+    Results,
     intervals,
 )
 from heartdx.train.gates import Gate
@@ -27,15 +28,32 @@ from heartdx.train.gates import Gate
 METRICS_FILE = "metrics.json"
 STORY_FILE = "training.md"
 FIGURES = "figures"
-SHOWN = ("auc", "pr_auc", "log_loss", "brier", "calibration_slope", "sensitivity", "specificity")
+SHOWN = (
+    "auc",
+    "auc_within",
+    "pr_auc",
+    "log_loss",
+    "brier",
+    "calibration_slope",
+    "calibration_in_the_large",
+    "sensitivity",
+    "specificity",
+)
+SHOWN_BY_SITE = ("auc", "brier", "log_loss", "calibration_slope", "calibration_in_the_large")
 ABOUT = {
     "cross_validation": "repeated nested cross-validation by patient; every estimate is the mean "
     "over repeats with a 95 % percentile interval from resampling patients within hospitals",
     "within_site_auc": "AUC inside each hospital; a pooled AUC also rewards telling hospitals "
     "apart",
     "leave_one_site_out": "scored by models that never saw a patient of that hospital",
-    PROCEDURE: "tuning and the choice of model made again inside every training fold: what the "
-    "bundle's model is expected to be worth",
+    "calibration_in_the_large": "log-odds by which the outcomes exceed the probabilities: above 0 "
+    "means that the probabilities are too low there",
+    PROCEDURE: "tuning and a choice made again inside every training fold, by inner log loss over "
+    "patients (the forest's from uncalibrated trees): shows what choosing costs; the bundle's "
+    "choice looks at held-out hospitals",
+    "intervals": "hold the fitted models fixed and draw patients; they do not hold what refitting, "
+    "another hospital or another decade would change; resamples in which an estimate is undefined "
+    "are left out",
 }
 
 
@@ -44,16 +62,16 @@ def write(
     *,
     data: checks.Loaded,
     plan: Plan,
-    panels: Mapping[str, PanelResult],
+    results: Results,
     gates: Sequence[Gate],
 ) -> list[Path]:
     """Write every report of a run; each file whole or not at all."""
-    document = metrics_document(data, plan, panels, gates)
+    document = metrics_document(data, plan, results, gates)
     files: dict[str, bytes] = {
         METRICS_FILE: (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("utf-8"),
-        STORY_FILE: story(data, plan, panels, gates).encode("utf-8"),
+        STORY_FILE: story(data, plan, results, gates).encode("utf-8"),
     }
-    for name, figure in figures_of(panels, plan):
+    for name, figure in figures_of(results.panels, plan):
         files[f"{FIGURES}/{name}.png"] = style.png(figure)
     for name, content in files.items():
         atomic.write_bytes(reports_dir / name, content)
@@ -63,7 +81,7 @@ def write(
 def metrics_document(
     data: checks.Loaded,
     plan: Plan,
-    panels: Mapping[str, PanelResult],
+    results: Results,
     gates: Sequence[Gate],
 ) -> dict[str, Any]:
     """Every number of the run, without times: the same run gives the same document."""
@@ -79,7 +97,9 @@ def metrics_document(
             "threshold": plan.threshold,
         },
         "findings": [f.message for f in data.findings],
-        "panels": {name: _panel_document(result) for name, result in panels.items()},
+        "panels": {name: _panel_document(result) for name, result in results.panels.items()},
+        "skipped_panels": dict(results.skipped),
+        "promoted": all(g.passed for g in gates),
         "gates": [{"name": g.name, "passed": g.passed, "figure": g.figure} for g in gates],
     }
 
@@ -87,7 +107,7 @@ def metrics_document(
 def story(
     data: checks.Loaded,
     plan: Plan,
-    panels: Mapping[str, PanelResult],
+    results: Results,
     gates: Sequence[Gate],
 ) -> str:
     """The run in words and tables, as Markdown."""
@@ -98,6 +118,10 @@ def story(
         f"{plan.repeats} times {plan.splits}-fold nested cross-validation, seed {plan.seed}, "
         f"threshold {plan.threshold:g} (harm ratio {plan.harm_ratio:g}).",
         "",
+        "The model passed every gate."
+        if all(g.passed for g in gates)
+        else "**The model was refused by a gate (at the end) and is not current.**",
+        "",
         "Every patient here was sent to angiography: the probabilities are for such patients, and "
         "are no screening risk. Intervals are 95 %.",
         "",
@@ -106,8 +130,10 @@ def story(
         *(f"- {finding.message}" for finding in data.findings),
         "",
     ]
-    for name, result in panels.items():
+    for name, result in results.panels.items():
         lines += [*_panel_story(name, result), ""]
+    for name, reason in results.skipped.items():
+        lines += [f"## Panel {name}: not trained", "", f"{reason}.", ""]
     lines += ["## Gates", ""]
     lines += [f"- {'passed' if g.passed else 'FAILED'}: {g.name} ({g.figure})" for g in gates]
     return "\n".join(lines) + "\n"
@@ -115,8 +141,9 @@ def story(
 
 def summary(panels: Mapping[str, PanelResult]) -> str:
     """The metrics as a table for a terminal, one row a panel and candidate."""
-    heads = ["panel", "candidate", "AUC", "log loss", "Brier", "slope", "sensitivity", "specific."]
-    keys = ("auc", "log_loss", "brier", "calibration_slope", "sensitivity", "specificity")
+    heads = ["panel", "candidate", "AUC", "within", "log loss", "Brier", "slope", "sens.", "spec."]
+    losses = ("log_loss", "brier", "calibration_slope")
+    keys = ("auc", "auc_within", *losses, "sensitivity", "specificity")
     rows = []
     for panel, result in panels.items():
         for name, evaluation in result.evaluations.items():
@@ -128,7 +155,10 @@ def summary(panels: Mapping[str, PanelResult]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in [heads, *rows]
     ]
-    return "\n".join(table) + "\n(* chosen; cross-validated, mean over repeats)"
+    return (
+        "\n".join(table)
+        + "\n(* chosen; cross-validated, mean over repeats; within: AUC inside hospitals)"
+    )
 
 
 def figures_of(panels: Mapping[str, PanelResult], plan: Plan) -> Iterator[tuple[str, Figure]]:
@@ -139,7 +169,7 @@ def figures_of(panels: Mapping[str, PanelResult], plan: Plan) -> Iterator[tuple[
         where = f"{name} panel, {len(y)} patients, cross-validated"
         yield (
             f"roc_{name}",
-            training.roc(_curves(result, shown, "auc", "AUC"), title=f"ROC: {where}"),
+            training.roc(_curves(result, shown, "auc", "AUC", "auc_within"), title=f"ROC: {where}"),
         )
         yield (
             f"precision_recall_{name}",
@@ -183,7 +213,7 @@ def run_facts(
             "threshold": plan.threshold,
             **{f"{name}.model": result.chosen.model for name, result in panels.items()},
         },
-        metrics=_flat({n: r.evaluations[PROCEDURE] for n, r in panels.items()}),
+        metrics=_flat({n: r.headline for n, r in panels.items()}),
         candidates={
             name: _flat({panel: r.evaluations[name] for panel, r in panels.items()})
             for name in LABELS
@@ -223,6 +253,7 @@ def _panel_document(result: PanelResult) -> dict[str, Any]:
             "candidate": result.choice.candidate,
             "reason": result.choice.reason,
             "log_loss": {n: round(v, 6) for n, v in result.choice.losses.items()},
+            "compared_with": result.choice.compared_with,
             "difference": round(result.choice.difference, 6),
             "standard_error": round(result.choice.standard_error, 6),
         },
@@ -256,39 +287,40 @@ def _panel_story(name: str, result: PanelResult) -> list[str]:
     for candidate, evaluation in result.evaluations.items():
         cells = " | ".join(_text(evaluation.metrics[key]) for key in SHOWN)
         lines.append(f"| {LABELS[candidate]} | {cells} |")
-    within = result.evaluations[PROCEDURE].within_site_auc
-    listed = ", ".join(f"{site} {value:.3f}" for site, value in within.items())
-    pooled = result.evaluations[PROCEDURE].metrics["auc"].value
-    lines += ["", f"AUC pooled {pooled:.3f}; inside hospitals {_mean(within):.3f} ({listed})."]
-    by_site = result.evaluations[PROCEDURE].by_site
-    if not by_site:
-        return [*lines, "", "Transfer to another hospital is not estimable from these data."]
+    chosen = result.headline
+    listed = ", ".join(f"{site} {value:.3f}" for site, value in chosen.within_site_auc.items())
     lines += [
         "",
-        "| held-out hospital | AUC | Brier | Log loss | Calibration slope |",
-        "|" + "---|" * 5,
+        f"AUC of the chosen model pooled {chosen.metrics['auc'].value:.3f}; inside hospitals "
+        f"{chosen.metrics['auc_within'].value:.3f} ({listed}).",
     ]
-    for site, metrics in by_site.items():
-        keys = ("auc", "brier", "log_loss", "calibration_slope")
-        lines.append(f"| {site} | " + " | ".join(_text(metrics[key]) for key in keys) + " |")
+    if not chosen.by_site:
+        return [*lines, "", "Transfer to another hospital is not estimable from these data."]
+    heads = " | ".join(performance.METRICS[key] for key in SHOWN_BY_SITE)
+    lines += ["", f"| chosen model in a held-out hospital | {heads} |"]
+    lines += ["|" + "---|" * (len(SHOWN_BY_SITE) + 1)]
+    for site, metrics in chosen.by_site.items():
+        cells = " | ".join(_text(metrics[key]) for key in SHOWN_BY_SITE)
+        lines.append(f"| {site} | {cells} |")
     return lines
 
 
 def _curves(
-    result: PanelResult, names: Sequence[str], metric: str, label: str
+    result: PanelResult, names: Sequence[str], metric: str, label: str, beside: str = ""
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """First repeat of each candidate, so that each patient is drawn once."""
-    return {
-        f"{LABELS[name]}: {label} {_text(result.evaluations[name].metrics[metric])}": (
-            result.patients.y,
-            result.evaluations[name].y_prob[:, 0],
-        )
-        for name in names
-    }
+    curves = {}
+    for name in names:
+        evaluation = result.evaluations[name]
+        text = f"{LABELS[name]}: {label} {_text(evaluation.metrics[metric])}"
+        if beside:
+            text += f"; inside hospitals {_number(evaluation.metrics[beside])}"
+        curves[text] = (result.patients.y, evaluation.y_prob[:, 0])
+    return curves
 
 
 def _confusion(name: str, result: PanelResult, plan: Plan) -> Figure:
-    y_prob = result.evaluations[PROCEDURE].y_prob[:, 0]
+    y_prob = result.headline.y_prob[:, 0]
     return training.confusion(
         performance.confusion(result.patients.y, y_prob, threshold=plan.threshold),
         title=f"Decisions: {name} panel, cross-validated",
@@ -349,7 +381,7 @@ def _flat(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
         for name, interval in evaluation.metrics.items():
             found[f"{panel}.{name}"] = interval.value
         for site, metrics in evaluation.by_site.items():
-            for name in ("auc", "brier", "log_loss"):
+            for name in SHOWN_BY_SITE:
                 found[f"{panel}.{site}.{name}"] = metrics[name].value
     return {name: value for name, value in found.items() if np.isfinite(value)}
 

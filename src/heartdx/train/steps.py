@@ -22,10 +22,11 @@ from heartdx.contract import NAMES, SITE_COLUMN
 from heartdx.train import card, report
 from heartdx.train.evaluate import (
     BASELINES,
-    PROCEDURE,
+    LABELS,
     PanelResult,
     Plan,
     Progress,
+    Results,
     evaluate_and_fit,
 )
 from heartdx.train.gates import Gate, enforce, judge
@@ -41,7 +42,7 @@ class Trained:
     Parameters
     ----------
     data : what was trained on.
-    panels : panel name to everything found about it.
+    results : everything found, panel by panel.
     gates : every verdict.
     bundle : the verified bundle, now current.
     reports : files written for people.
@@ -49,7 +50,7 @@ class Trained:
     """
 
     data: checks.Loaded
-    panels: Mapping[str, PanelResult]
+    results: Results
     gates: Sequence[Gate]
     bundle: bundle.Bundle
     reports: Sequence[Path]
@@ -85,42 +86,44 @@ def train(
     VerificationError
         An exported form answers differently from the fitted pipeline.
     """
-    panels = evaluate_and_fit(data, plan, progress=progress)
-    gates = gates_of(panels)
-    origin = provenance(data, plan)
-    reports = report.write(reports_dir, data=data, plan=plan, panels=panels, gates=gates)
+    results = evaluate_and_fit(data, plan, progress=progress)
+    gates = gates_of(results.panels)
+    origin = provenance(data, plan, results)
+    reports = report.write(reports_dir, data=data, plan=plan, results=results, gates=gates)
     logs.event(LOG, "reports written", folder=reports_dir, files=len(reports))
     enforce(gates)
     made = export.write_bundle(
-        [result.chosen for result in panels.values()],
+        [result.chosen for result in results.panels.values()],
         models_dir=models_dir,
         threshold=plan.threshold,
         harm_ratio=plan.harm_ratio,
         facts=origin,
-        card=card.text(data=data, plan=plan, panels=panels, origin=origin),
+        card=card.text(data=data, plan=plan, results=results, origin=origin),
         check_rows=data.frame[list(NAMES)].to_numpy(dtype=np.float64),
         seed=plan.seed,
     )
-    write_candidates(panels, models_dir)
+    write_candidates(results.panels, models_dir)
     export.promote(models_dir, made.digest)
     logs.event(LOG, "model is current", version=made.version, folder=made.folder)
     tracked = None
     if tracker is not None:
-        tracked = tracker.log(report.run_facts(data, plan, panels, origin, made, reports))
-    return Trained(data, panels, gates, made, reports, tracked)
+        tracked = tracker.log(report.run_facts(data, plan, results.panels, origin, made, reports))
+    return Trained(data, results, gates, made, reports, tracked)
 
 
 def gates_of(panels: Mapping[str, PanelResult]) -> list[Gate]:
     """Every gate of every panel."""
-    return [
-        gate
-        for name, result in panels.items()
-        for gate in judge(
+    found: list[Gate] = []
+    for name, result in panels.items():
+        baselines = {LABELS[c.name].lower(): result.evaluations[c.name].y_prob for c in BASELINES}
+        found += judge(
             name,
-            result.evaluations[PROCEDURE].metrics,
-            {c.label.lower(): result.evaluations[c.name].metrics for c in BASELINES},
+            y=result.patients.y,
+            y_prob=result.headline.y_prob,
+            baselines=baselines,
+            metrics=result.headline.metrics,
         )
-    ]
+    return found
 
 
 def write_candidates(panels: Mapping[str, PanelResult], models_dir: Path) -> list[Path]:
@@ -134,7 +137,7 @@ def write_candidates(panels: Mapping[str, PanelResult], models_dir: Path) -> lis
     return written
 
 
-def provenance(data: checks.Loaded, plan: Plan) -> dict[str, Any]:
+def provenance(data: checks.Loaded, plan: Plan, results: Results) -> dict[str, Any]:
     """Where a model comes from: data, code, libraries, protocol, time."""
     sites = data.frame[SITE_COLUMN].value_counts().sort_index()
     return {
@@ -148,23 +151,29 @@ def provenance(data: checks.Loaded, plan: Plan) -> dict[str, Any]:
             "patients": len(data.frame),
             "sites": {str(site): int(count) for site, count in sites.items()},
         },
+        "skipped_panels": dict(results.skipped),
         "evaluation": {"splits": plan.splits, "repeats": plan.repeats, "seed": plan.seed},
     }
 
 
 def code_version() -> str:
-    """The package's version, with the commit when the source is a checkout."""
+    """The package's version, with the commit when this very file is tracked by git."""
     installed = version("heartdx")
-    source = Path(__file__).resolve().parent
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
-            cwd=source,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        described = _git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return installed
-    return f"{installed}+{described.stdout.strip()}"
+    return f"{installed}+{described}"
+
+
+def _git(*arguments: str) -> str:
+    finished = subprocess.run(  # noqa: S603
+        ["git", *arguments],  # noqa: S607
+        cwd=Path(__file__).resolve().parent,
+        capture_output=True,
+        text=True,
+        timeout=5,
+        check=True,
+    )
+    return finished.stdout.strip()
