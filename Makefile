@@ -95,7 +95,7 @@ setup-dev: ## the same .venv, and what tests and checks need
 
 .PHONY: test
 test: setup-dev ## every test but the image's (ARGS='-k word' for some)
-	$(BIN)/python -m pytest -n 2 --ignore tests/image $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/image $(ARGS)
 
 .PHONY: check
 check: check-code check-types check-imports check-docs check-shell check-workflow check-manifests check-locks ## what CI asks of every commit, without the tests

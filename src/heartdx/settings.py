@@ -1,6 +1,6 @@
 """Settings of the service and the commands: ``HEARTDX_*`` over defaults, one frozen object.
 
-Built once at an entry and passed on; nothing else reads the environment.
+Built once at an entry and passed on.
 """
 
 from __future__ import annotations

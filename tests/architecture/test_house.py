@@ -547,7 +547,7 @@ KEPT: list[tuple[Rule, str]] = [
     (long_entries, '"""Long.\n' + "\n" * 20 + '"""\n\n# why\nimport os\n'),
     (undocumented, '"""Module."""\ndef _part(): ...'),
     (broad_excepts, "try: x\nexcept BaseException:\n    y()\n    raise"),
-    (machine_paths, "COPY app /home\nRUN touch /tmp/x\ncurl https://example.com/work/x"),
+    (machine_paths, "COPY app /home\nRUN touch /tmp/x\ncurl https://example.com/srv/x"),
 ]
 
 

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def fresh_copy(folder: Path) -> Path:
-    """What a clone of this tree would hold, in a path with a space."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    ).stdout.decode()
-    clone = folder / "a clone"
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, clone / name)
-    return clone
+from fresh import answer, free_port, fresh_copy
 
 
 def bare_environment() -> dict[str, str]:
@@ -38,23 +19,21 @@ def bare_environment() -> dict[str, str]:
     return kept | {"VIRTUAL_ENV": "/elsewhere", "PYTHONPATH": "/elsewhere", "CONDA_PREFIX": "/x"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def running(clone: Path, *command: str) -> Iterator[None]:
+    server = subprocess.Popen(
+        ["make", *command], cwd=clone, env=bare_environment(), start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
 
 
-def answer(url: str) -> httpx2.Response:
-    for _ in range(150):
-        try:
-            return httpx2.get(url, timeout=5)
-        except httpx2.TransportError:
-            time.sleep(0.2)
-    raise AssertionError(f"nothing answers at {url}")
-
-
-def test_make_pipeline_and_make_serve_take_a_fresh_clone_to_a_served_model(tmp_path):
-    clone, environment, port = fresh_copy(tmp_path), bare_environment(), free_port()
+def test_the_two_commands_take_a_fresh_clone_to_a_served_model_and_its_runs(tmp_path):
+    clone, environment = fresh_copy(tmp_path / "a clone"), bare_environment()
+    port, page = free_port(), free_port()
 
     made = subprocess.run(
         ["make", "pipeline"],
@@ -65,15 +44,10 @@ def test_make_pipeline_and_make_serve_take_a_fresh_clone_to_a_served_model(tmp_p
         check=False,
     )
     assert made.returncode == 0, made.stderr[-2000:]
-    server = subprocess.Popen(
-        ["make", "serve", f"PORT={port}"], cwd=clone, env=environment, start_new_session=True
-    )
-    try:
+    with running(clone, "serve", f"PORT={port}"):
         health = answer(f"http://127.0.0.1:{port}/health")
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
-    begun = time.monotonic()
+    with running(clone, "mlflow", f"MLFLOW_PORT={page}"):
+        runs = answer(f"http://127.0.0.1:{page}/")
     offline = environment | {"UV_OFFLINE": "1", "HTTPS_PROXY": "http://127.0.0.1:9"}
     again = subprocess.run(
         ["make", "setup"], cwd=clone, env=offline, capture_output=True, text=True, check=False
@@ -81,6 +55,7 @@ def test_make_pipeline_and_make_serve_take_a_fresh_clone_to_a_served_model(tmp_p
 
     assert re.findall(r"^  (\w+) +\d+ s$", made.stderr, re.M) == ["setup", "data", "eda", "train"]
     assert health.status_code == 200
+    assert runs.status_code == 200
+    assert "mlflow" in runs.text.lower()
     assert again.returncode == 0
     assert again.stderr == ""
-    assert time.monotonic() - begun < 5

@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fresh import answer, fresh_copy
 from readme_numbers import metrics_table, transfer_table
+
+pytestmark = pytest.mark.xdist_group("port 8000")
 
 INSTALL = "pip install -r requirements.txt"
 STEPS = (
@@ -79,18 +79,8 @@ def test_the_image_commands_are_run_by_the_image_tests(repository: Path) -> None
 class Newcomer:
     """A fresh copy, a fresh environment, a shell."""
 
-    def __init__(self, repository: Path, folder: Path):
-        self.folder = folder / "heartdx"
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-            cwd=repository,
-            capture_output=True,
-            check=True,
-        ).stdout.decode()
-        for name in filter(None, listed.split("\0")):
-            if (repository / name).is_file():
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(repository / name, self.folder / name)
+    def __init__(self, folder: Path):
+        self.folder = fresh_copy(folder / "heartdx")
         venv = folder / "venv"
         base = getattr(sys, "_base_executable", sys.executable)
         subprocess.run([base, "-m", "venv", str(venv)], check=True)
@@ -119,8 +109,8 @@ class Newcomer:
 
 
 @pytest.fixture(scope="module")
-def newcomer(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
-    made = Newcomer(repository, tmp_path_factory.mktemp("newcomer"))
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+    made = Newcomer(tmp_path_factory.mktemp("newcomer"))
     made.run(INSTALL)
     for step in STEPS:
         made.run(step)
@@ -137,17 +127,12 @@ def served(newcomer: Newcomer) -> Iterator[Newcomer]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        for _ in range(120):
-            assert process.poll() is None, "the service ended; is port 8000 free?"
-            try:
-                urllib.request.urlopen("http://127.0.0.1:8000/livez", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.25)
+        answer("http://127.0.0.1:8000/livez")
+        assert process.poll() is None, "the service ended; is port 8000 free?"
         yield newcomer
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) in {0, -signal.SIGTERM}
+        assert process.wait(20) == -signal.SIGTERM  # uvicorn drains, then ends by the signal
 
 
 def test_the_runbook_leaves_data_reports_and_a_model(newcomer: Newcomer) -> None:
