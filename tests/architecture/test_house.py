@@ -155,7 +155,7 @@ PLACES: dict[str, dict[str, str]] = {
     "mlflow": {"heartdx.tracking": ""},
     "matplotlib": {"heartdx.figures": ""},
     "onnxruntime": {"heartdx.bundle": ""},
-    "onnx": {"heartdx.export": ""},
+    "onnx": {"heartdx.onnx_graph": ""},
     "pandera": {"heartdx.checks": ""},
     "prometheus_client": {"heartdx.serve": ""},
     "fastapi": {"heartdx.serve": ""},

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heartdx import bundle, checks, export
+from heartdx import bundle, checks, equations, export
 from heartdx.contract import NAMES, PANELS
 from heartdx.pipelines import BY_CANDIDATE
 from heartdx.resampling import fitted
@@ -19,7 +19,7 @@ from heartdx.train.evaluate import panel_patients
 class Exported:
     """Fitted pipelines by panel, and the bundle they became."""
 
-    models: dict[str, export.PanelModel]
+    models: dict[str, equations.PanelModel]
     bundle: bundle.Bundle
     models_dir: Path
     X: np.ndarray
@@ -41,7 +41,7 @@ def exported(loaded: checks.Loaded, name: str, models_dir: Path) -> Exported:
     models = {}
     for panel in PANELS:
         pipeline, _ = fitted(BY_CANDIDATE[name], panel_patients(panel, loaded), seed=7)
-        models[panel.name] = export.PanelModel(panel, name, pipeline, {})
+        models[panel.name] = equations.PanelModel(panel, name, pipeline, {})
     made = export.write_bundle(
         list(models.values()),
         models_dir=models_dir,

@@ -168,7 +168,7 @@ def test_an_export_that_differs_is_refused(logreg) -> None:
     scoring = export.export(model, logreg.X, threshold=0.5)
     document = json.loads(scoring.equation)
     document["terms"][0]["coefficient"] += 1e-4
-    wrong = export.Scoring(json.dumps(document).encode(), scoring.onnx)
+    wrong = export.Exported(json.dumps(document).encode(), scoring.onnx)
 
     with pytest.raises(VerificationError, match="differs from the fitted pipeline"):
         export.verify(model, wrong, logreg.X)

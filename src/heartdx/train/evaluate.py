@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from heartdx import checks, export, logs, performance
+from heartdx import checks, equations, logs, performance
 from heartdx.contract import NAMES, PANELS, SITE_COLUMN, Panel
 from heartdx.errors import ContractError
 from heartdx.performance import Interval, countable_sites, log_losses
@@ -91,7 +91,7 @@ class PanelResult:
     patients: Patients
     evaluations: Mapping[str, Evaluation]
     choice: Choice
-    fits: Mapping[str, export.PanelModel]
+    fits: Mapping[str, equations.PanelModel]
 
     @property
     def headline(self) -> Evaluation:
@@ -99,7 +99,7 @@ class PanelResult:
         return self.evaluations[self.choice.candidate]
 
     @property
-    def chosen(self) -> export.PanelModel:
+    def chosen(self) -> equations.PanelModel:
         """The fitted model that goes into the bundle."""
         return self.fits[self.choice.candidate]
 
@@ -283,7 +283,7 @@ def _model(
     scorings: list[OutOfSample],
     headline: Evaluation,
     choice: Choice,
-) -> export.PanelModel:
+) -> equations.PanelModel:
     (kept,) = [s for s in scorings if s.split.protocol == EVERYTHING]
     assert kept.pipeline is not None
     facts = {
@@ -295,7 +295,7 @@ def _model(
         "metrics": intervals(headline.metrics),
         "held_out_hospitals": {s: intervals(m) for s, m in headline.by_site.items()},
     }
-    return export.PanelModel(patients.panel, candidate.name, kept.pipeline, facts)
+    return equations.PanelModel(patients.panel, candidate.name, kept.pipeline, facts)
 
 
 def intervals(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:

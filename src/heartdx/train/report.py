@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from heartdx import atomic, bundle, checks, export, performance, tracking
+from heartdx import atomic, bundle, checks, equations, performance, tracking
 from heartdx.contract import BY_NAME, OUTCOME, PANEL_BY_NAME
 from heartdx.figures import Figure, style, training
 from heartdx.performance import Interval
@@ -331,7 +331,7 @@ def _confusion(name: str, result: PanelResult, plan: Plan) -> Figure:
 
 def _explanations(name: str, result: PanelResult) -> Iterator[tuple[str, Figure]]:
     logreg, forest = result.fits["logreg"], result.fits["forest"]
-    features, _ = export.features_of(logreg)
+    features, _ = equations.features_of(logreg)
     yield (
         f"coefficients_{name}",
         training.coefficients(
@@ -354,16 +354,16 @@ def _explanations(name: str, result: PanelResult) -> Iterator[tuple[str, Figure]
     )
 
 
-def _importances(forest: export.PanelModel) -> np.ndarray:
+def _importances(forest: equations.PanelModel) -> np.ndarray:
     """Share of impurity each attribute removes in each tree: shape (trees, attributes)."""
-    features, _ = export.features_of(forest)
+    features, _ = equations.features_of(forest)
     (calibrated,) = forest.pipeline[-1].calibrated_classifiers_
     columns = np.array([tree.feature_importances_ for tree in calibrated.estimator.estimators_])
     owner = np.array([feature.attribute for feature in features])
     return np.column_stack([columns[:, owner == name].sum(axis=1) for name in forest.panel.inputs])
 
 
-def _feature_label(feature: export.Feature) -> str:
+def _feature_label(feature: equations.Feature) -> str:
     attribute = BY_NAME[feature.attribute]
     if feature.code is None:
         return f"{attribute.label} (per {feature.scale:.3g} {attribute.unit})"
