@@ -116,6 +116,7 @@ def test_the_manifest_says_where_the_model_comes_from(trained, heart_csv) -> Non
     assert manifest["contract"]["fingerprint"] == fingerprint()
     assert manifest["data"]["sha256"] == hashlib.sha256(heart_csv.read_bytes()).hexdigest()
     assert manifest["data"]["patients"] == 920
+    assert "numbers are UCI's codes; nothing converted" in manifest["data"]["findings"]
     assert manifest["threshold"] == 0.5
     assert manifest["harm_ratio"] == 1.0
     assert manifest["evaluation"] == {"splits": 2, "repeats": 1, "seed": 2024}

@@ -150,6 +150,7 @@ def provenance(data: checks.Loaded, plan: Plan, results: Results) -> dict[str, A
             "coding": data.coding,
             "patients": len(data.frame),
             "sites": {str(site): int(count) for site, count in sites.items()},
+            "findings": [finding.message for finding in data.findings],
         },
         "skipped_panels": dict(results.skipped),
         "evaluation": {"splits": plan.splits, "repeats": plan.repeats, "seed": plan.seed},
