@@ -105,6 +105,12 @@ def log_losses(y: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
     return losses
 
 
+def mean_log_losses(y: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
+    """Each patient's log loss, mean over the repeats of ``y_prob`` (n, repeats); shape (n,)."""
+    losses: np.ndarray = np.mean([log_losses(y, column) for column in y_prob.T], axis=0)
+    return losses
+
+
 def countable_sites(y: np.ndarray, sites: np.ndarray) -> tuple[str, ...]:
     """Hospitals with enough patients, and both outcomes, to be looked at on their own."""
     return tuple(

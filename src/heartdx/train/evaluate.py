@@ -13,7 +13,7 @@ from joblib import Parallel, delayed
 from heartdx import checks, equations, logs, performance
 from heartdx.contract import NAMES, PANELS, SITE_COLUMN, Panel
 from heartdx.errors import ContractError
-from heartdx.performance import Interval, countable_sites, log_losses
+from heartdx.performance import Interval, countable_sites, mean_log_losses
 from heartdx.pipelines import CANDIDATES, Candidate
 from heartdx.resampling import (
     BETWEEN,
@@ -237,8 +237,7 @@ def _choice(patients: Patients, by_candidate: Mapping[str, list[OutOfSample]]) -
     losses: dict[str, np.ndarray] = {}
     for candidate in ELIGIBLE:
         y_prob = _assembled(patients, by_candidate[candidate.name], protocol)
-        per_repeat = np.array([log_losses(patients.y, column) for column in y_prob.T])
-        losses[candidate.name] = per_repeat.mean(axis=0)
+        losses[candidate.name] = mean_log_losses(patients.y, y_prob)
     rows = ~np.isnan(losses[ELIGIBLE[0].name])
     if countable_sites(patients.y, patients.sites):
         rows &= np.isin(patients.sites, countable_sites(patients.y, patients.sites))

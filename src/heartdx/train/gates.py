@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from heartdx.errors import GateError
-from heartdx.performance import Interval, log_losses
+from heartdx.performance import Interval, mean_log_losses
 
 CHANCE = 0.5
 FEWEST_OF_AN_OUTCOME = 20
@@ -64,8 +64,9 @@ def judge(
             f"AUC inside hospitals {within}, needed above {CHANCE}",
         ),
     ]
+    losses = mean_log_losses(y, y_prob)
     for name, baseline in baselines.items():
-        gates.append(_beats(panel, name, _losses(y, y_prob), _losses(y, baseline)))
+        gates.append(_beats(panel, name, losses, mean_log_losses(y, baseline)))
     return gates
 
 
@@ -95,9 +96,3 @@ def _beats(panel: str, name: str, losses: np.ndarray, baseline: np.ndarray) -> G
         "needed wholly below 0"
     )
     return Gate(f"{panel}: better than {name}", bool(mean + margin < 0), figure)
-
-
-def _losses(y: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
-    """Mean over the repeats of each patient's log loss, shape (n,)."""
-    found: np.ndarray = np.mean([log_losses(y, column) for column in y_prob.T], axis=0)
-    return found
