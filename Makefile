@@ -72,6 +72,10 @@ eda: $(DATA) ## figures and tables of the data -> reports/
 train: $(DATA) ## train, evaluate, write the bundle -> models/, reports/, mlruns/
 	$(BIN)/python -m src.model_train --data $(DATA) --models-dir models --reports-dir reports
 
+.PHONY: evaluate
+evaluate: $(DATA) ## the full evaluation, some minutes -> reports/evaluation.html
+	$(BIN)/python -m heartdx.cli evaluate --full --data $(DATA) --reports-dir reports
+
 .PHONY: serve
 serve: setup ## the service on the newest model (PORT=8000, ADDRESS=127.0.0.1)
 	$(BIN)/python -m uvicorn src.api:app --host $(ADDRESS) --port $(PORT)
@@ -102,6 +106,11 @@ check: check-code check-types check-imports check-docs check-shell check-workflo
 
 .PHONY: docs
 docs: setup-dev ## write the generated pages again
+	$(BIN)/python tools/docs.py
+
+.PHONY: evidence
+evidence: setup-dev evaluate ## evaluate in full, keep the figures in docs/evidence.json, write the pages
+	$(BIN)/python tools/evidence.py reports/evaluation.json
 	$(BIN)/python tools/docs.py
 
 .PHONY: lock
@@ -136,6 +145,11 @@ test-image: setup-dev models/current ## build the image for real and run it as k
 .PHONY: test-workflow
 test-workflow: setup-dev ## run .github/workflows/ci.yml for real with act (JOB=test)
 	ops/ci/run-workflow.sh $(JOB)
+
+# The nightly run: the kept figures are still what a full evaluation gives.
+.PHONY: check-evidence
+check-evidence: setup-dev evaluate
+	$(BIN)/python tools/evidence.py reports/evaluation.json --check
 
 # The parts of `make check`.
 .PHONY: check-code check-types check-imports check-docs check-shell check-workflow check-manifests check-locks

@@ -136,6 +136,13 @@ class Bundle:
             raise BundleError(f"{self.version}: a sub-model gave something that is no probability")
         return Scored(probability, answering)
 
+    def unused_inputs(self, row: np.ndarray, panel: str) -> list[str]:
+        """Known attributes of a patient that the answering sub-model does not look at."""
+        facts = self.manifest["panels"][panel]
+        used = facts.get("used", facts["inputs"])
+        known = zip(NAMES, row, strict=True)
+        return [name for name, value in known if name not in used and not math.isnan(value)]
+
 
 def richest_panel(X: np.ndarray, *, available: tuple[str, ...] = PANEL_NAMES) -> np.ndarray:
     """Place of the last panel whose required attributes are all known, for each row.
@@ -162,12 +169,6 @@ def richest_panel(X: np.ndarray, *, available: tuple[str, ...] = PANEL_NAMES) ->
             f"panel of this model needs ({', '.join(PANELS[0].required)})"
         )
     return answering
-
-
-def unused_inputs(row: np.ndarray, panel: str) -> list[str]:
-    """Known attributes of a patient that the answering panel does not use."""
-    used = PANEL_BY_NAME[panel].inputs
-    return [n for n, v in zip(NAMES, row, strict=True) if n not in used and not math.isnan(v)]
 
 
 # -- sub-models ------------------------------------------------------------------------------
@@ -360,6 +361,7 @@ def panel_content(facts: Mapping[str, Any], scoring: bytes) -> dict[str, Any]:
         "model": facts["model"],
         "inputs": list(facts["inputs"]),
         "required": list(facts["required"]),
+        **({"used": list(facts["used"])} if "used" in facts else {}),
         "content": model,
     }
 

@@ -35,6 +35,7 @@ class Loaded:
     name : the path as given.
     groups : array of int, shape (n,); patients with the same 13 values share one, and belong in
         one fold.
+    lines : line of the file of each patient, for messages; empty when the table is not of a file.
     """
 
     frame: pd.DataFrame
@@ -43,6 +44,7 @@ class Loaded:
     sha256: str
     name: str
     groups: np.ndarray
+    lines: tuple[int, ...] = ()
 
 
 def load(
@@ -75,10 +77,14 @@ def load(
     if need_outcome:
         _refuse_without_outcome(home, raw.name)
     frame = validated(home_frame(home), name=raw.name)
+    lines = home.lines
     if sites is not None:
-        frame = of_sites(frame, sites, name=raw.name)
+        kept = of_sites(frame, sites, name=raw.name)
+        lines = tuple(lines[row] for row in kept.index)
+        frame = kept.reset_index(drop=True)
     findings = (*home.findings, *missing_findings(frame))
-    loaded = Loaded(frame, findings, home.coding, raw.sha256, raw.name, duplicate_groups(frame))
+    groups = duplicate_groups(frame)
+    loaded = Loaded(frame, findings, home.coding, raw.sha256, raw.name, groups, lines)
     _tell(loaded)
     return loaded
 
@@ -147,7 +153,7 @@ def home_frame(home: HomeTable) -> pd.DataFrame:
 
 
 def of_sites(frame: pd.DataFrame, sites: Sequence[str], *, name: str) -> pd.DataFrame:
-    """The rows of these hospitals, index renewed.
+    """The rows of these hospitals, each with the index it had.
 
     Raises
     ------
@@ -162,7 +168,7 @@ def of_sites(frame: pd.DataFrame, sites: Sequence[str], *, name: str) -> pd.Data
         raise UsageError(
             f"{name}: no patient of site {', '.join(absent)}; the file has {', '.join(there)}"
         )
-    return frame[frame[SITE_COLUMN].isin(wanted)].reset_index(drop=True)
+    return frame[frame[SITE_COLUMN].isin(wanted)]
 
 
 def duplicate_groups(frame: pd.DataFrame) -> np.ndarray:

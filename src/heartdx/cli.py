@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,13 @@ from heartdx.errors import (
     ContractError,
     HeartdxError,
     NoModelError,
+    UnavailableError,
+    UsageError,
 )
 
 if TYPE_CHECKING:
     from heartdx.codings import HomeTable
+    from heartdx.evaluation.panels import Plan
 
 DATA = Path("data/raw/heart.csv")
 FIGURES = Path("reports/figures")
@@ -35,6 +38,7 @@ MODELS = Path("models")
 REPORTS = Path("reports")
 MOST_PORT = 65_535
 ALL_CORES = -1
+FULL_REPEATS = 10
 MOST_SEED = 10**9
 """Seeds derived from it stay below what NumPy takes."""
 
@@ -195,19 +199,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     _data_option(parser)
     parser.add_argument("--models-dir", type=Path, help=f"({MODELS})")
     parser.add_argument("--reports-dir", type=Path, default=REPORTS, help=f"({REPORTS})")
-    parser.add_argument("--cv-splits", type=_count(2), default=5, help="outer folds (5)")
-    parser.add_argument("--repeats", type=_count(1), default=2, help="of the outer folds (2)")
-    parser.add_argument(
-        "--seed", type=_count(0, MOST_SEED), default=2024, help="of all that is random (2024)"
-    )
-    parser.add_argument("--jobs", type=_count(1), help="processes (all cores)")
-    parser.add_argument(
-        "--harm-ratio",
-        type=_ratio,
-        default=1.0,
-        help="harm of missing a diseased patient over harm of a false alarm; the decision "
-        "threshold is 1 / (1 + ratio) (1: threshold 0.5)",
-    )
+    _protocol_options(parser, repeats=2)
     parser.add_argument(
         "--no-tracking", action="store_true", help="do not log to MLflow (HEARTDX_TRACKING=off)"
     )
@@ -216,16 +208,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
     from heartdx import checks, tracking
     from heartdx.train import report, steps
-    from heartdx.train.evaluate import Plan
 
     data = checks.load(arguments.data, strict=arguments.strict, sites=arguments.site)
-    plan = Plan(
-        splits=arguments.cv_splits,
-        repeats=arguments.repeats,
-        seed=arguments.seed,
-        jobs=arguments.jobs or ALL_CORES,
-        harm_ratio=arguments.harm_ratio,
-    )
+    plan = _plan(arguments, comparators=False)
     models_dir = arguments.models_dir or chosen.models_dir
     tracked = chosen.tracking == "on" and not arguments.no_tracking
     trained = steps.train(
@@ -259,6 +244,126 @@ def _progress(results: Iterator[Any], total: int) -> Iterator[Any]:
         if done * 4 // total > (done - 1) * 4 // total:
             logs.event(logger, "fits done", done=done, of=total)
         yield result
+
+
+# -- evaluate --------------------------------------------------------------------------------
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    _data_option(parser)
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="judge the way models are made on these data: comparators, bootstrap, recalibration, "
+        "missing data, groups (minutes); without it a model is judged on the file",
+    )
+    parser.add_argument("--model", type=Path, help="a bundle folder (the current one)")
+    parser.add_argument("--models-dir", type=Path, help=f"({MODELS})")
+    parser.add_argument("--reports-dir", type=Path, default=REPORTS, help=f"({REPORTS})")
+    _protocol_options(parser, repeats=FULL_REPEATS)
+    parser.add_argument(
+        "--bootstraps", type=_count(2), default=200, help="models for optimism (200, --full only)"
+    )
+
+
+def _evaluate(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
+    if arguments.full:
+        return _evaluate_in_full(arguments)
+    return _evaluate_file(arguments, chosen)
+
+
+def _evaluate_in_full(arguments: argparse.Namespace) -> int:
+    from heartdx import checks
+    from heartdx.evaluation import run
+    from heartdx.train import steps
+
+    if arguments.model:
+        raise UsageError("--full judges how models are made, not one model; leave out --model")
+    data = checks.load(arguments.data, strict=arguments.strict, sites=arguments.site)
+    plan = _plan(arguments, comparators=True)
+    document, results = run.full(
+        data,
+        plan,
+        progress=_progress,
+        verdicts=lambda results: steps.verdicts(data, plan, results),
+        bootstraps=arguments.bootstraps,
+    )
+    run.write_out_of_fold(data, results, arguments.reports_dir / run.OUT_OF_FOLD)
+    return _evaluated(document, arguments.reports_dir, "evaluation")
+
+
+def _evaluate_file(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
+    from heartdx import bundle, checks
+    from heartdx.evaluation import external
+
+    model = bundle.load(
+        bundle.locate(
+            models_dir=arguments.models_dir or chosen.models_dir,
+            model_path=arguments.model or chosen.model_path,
+        )
+    )
+    data = checks.load(arguments.data, strict=arguments.strict, sites=arguments.site)
+    document = external.document(data, model, seed=arguments.seed)
+    return _evaluated(document, arguments.reports_dir, f"evaluation_{arguments.data.stem}")
+
+
+def _evaluated(document: Mapping[str, Any], reports_dir: Path, stem: str) -> int:
+    from heartdx.evaluation import run
+
+    run.write(document, reports_dir, stem=stem)
+    for sentence in document["summary"]:
+        print(sentence)
+    _next(reports_dir / f"{stem}.html", f"open {reports_dir / stem}.html in a browser")
+    return EXIT_DONE
+
+
+# -- report ----------------------------------------------------------------------------------
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "document",
+        choices=("card", "tripod", "probast"),
+        help="card: model card; tripod: TRIPOD+AI, 27 items; probast: PROBAST+AI self-assessment",
+    )
+    parser.add_argument("--reports-dir", type=Path, default=REPORTS, help=f"({REPORTS})")
+    parser.add_argument("--models-dir", type=Path, help=f"({MODELS})")
+    parser.add_argument("--model", type=Path, help="a bundle folder (the current one)")
+    parser.add_argument("--output", type=Path, help="file to write (standard output)")
+
+
+def _report(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
+    from heartdx import atomic, bundle, documents
+    from heartdx.documents.facts import Facts
+
+    source = arguments.reports_dir / "evaluation.json"
+    try:
+        evaluation = json.loads(source.read_bytes())
+    except FileNotFoundError as cause:
+        raise UnavailableError(
+            f"{source}: there is no evaluation yet; make one with: heartdx evaluate --full"
+        ) from cause
+    except (OSError, ValueError) as cause:
+        raise ContractError(
+            f"{source}: cannot be read as an evaluation; make it again with: heartdx evaluate "
+            "--full"
+        ) from cause
+    manifest = None
+    with contextlib.suppress(NoModelError):  # a full evaluation needs no trained model
+        model = bundle.load(
+            bundle.locate(
+                models_dir=arguments.models_dir or chosen.models_dir,
+                model_path=arguments.model or chosen.model_path,
+            )
+        )
+        manifest = model.manifest
+    text = documents.render(arguments.document, Facts(evaluation, manifest))
+    if arguments.output is None:
+        sys.stdout.write(text)
+    else:
+        atomic.write_text(arguments.output, text)
+        print(f"{arguments.output}: {arguments.document} of {source}")
+    return EXIT_DONE
 
 
 # -- serve -----------------------------------------------------------------------------------
@@ -382,6 +487,37 @@ def _data_option(parser: argparse.ArgumentParser) -> None:
     _site_option(parser)
 
 
+def _protocol_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
+    parser.add_argument("--cv-splits", type=_count(2), default=5, help="outer folds (5)")
+    parser.add_argument(
+        "--repeats", type=_count(1), default=repeats, help=f"of the outer folds ({repeats})"
+    )
+    parser.add_argument(
+        "--seed", type=_count(0, MOST_SEED), default=2024, help="of all that is random (2024)"
+    )
+    parser.add_argument("--jobs", type=_count(1), help="processes (all cores)")
+    parser.add_argument(
+        "--harm-ratio",
+        type=_ratio,
+        default=1.0,
+        help="harm of missing a diseased patient over harm of a false alarm; the decision "
+        "threshold is 1 / (1 + ratio) (1: threshold 0.5)",
+    )
+
+
+def _plan(arguments: argparse.Namespace, *, comparators: bool) -> Plan:
+    from heartdx.evaluation.panels import Plan
+
+    return Plan(
+        splits=arguments.cv_splits,
+        repeats=arguments.repeats,
+        seed=arguments.seed,
+        jobs=arguments.jobs or ALL_CORES,
+        harm_ratio=arguments.harm_ratio,
+        comparators=comparators,
+    )
+
+
 def _site_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--site", action="append", choices=SITE_NAMES, help="this hospital only; may be repeated"
@@ -442,6 +578,20 @@ COMMANDS: tuple[Command, ...] = (
         f"heartdx train --data {DATA} --models-dir {MODELS} --reports-dir {REPORTS}",
         _train_options,
         _train,
+    ),
+    Command(
+        "evaluate",
+        "Judge a model, or with --full how models are made.",
+        f"heartdx evaluate --full --data {DATA} --reports-dir {REPORTS}",
+        _evaluate_options,
+        _evaluate,
+    ),
+    Command(
+        "report",
+        "Write the model card, TRIPOD+AI or PROBAST+AI.",
+        f"heartdx report card --output {REPORTS}/card.md",
+        _report_options,
+        _report,
     ),
     Command(
         "serve",

@@ -82,6 +82,8 @@ class Attribute:
     imputed : whether a panel may be used when the value is missing (it is imputed inside the
         fitted pipeline); an attribute that is not imputed decides which panel can answer.
     zero : where zero means missing.
+    direction : 1 where a higher value can only make disease more probable, -1 where it can only
+        make it less probable, by clinical knowledge; 0 where neither is claimed.
     description : one sentence, with what the source says.
     """
 
@@ -93,6 +95,7 @@ class Attribute:
     plausible: tuple[float, float] | None = None
     codes: tuple[Code, ...] = ()
     imputed: bool = False
+    direction: Literal[-1, 0, 1] = 0
     zero: ZeroRule | None = None
     kaggle_missing: int | None = None
     aliases: tuple[str, ...] = ()
@@ -131,6 +134,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "bedside",
         "Age at the examination.",
         plausible=(18, 100),
+        direction=1,
     ),
     Attribute(
         "sex",
@@ -139,6 +143,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "bedside",
         "Sex as recorded by the hospital.",
         codes=(Code(0, "female", 0, ("f", "woman")), Code(1, "male", 1, ("m", "man"))),
+        direction=1,
         aliases=("gender",),
     ),
     Attribute(
@@ -181,6 +186,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "Total serum cholesterol.",
         plausible=(80, 650),
         imputed=True,
+        direction=1,
         zero=ZeroRule(
             {"switzerland": 123, "va": 49},
             "every Swiss value is 0; the lowest real value of the 920 patients is 85 mg/dL",
@@ -234,6 +240,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "exercise",
         "Highest heart rate reached in the exercise test.",
         plausible=(40, 230),
+        direction=-1,
         aliases=(
             "maxhr",
             "max heart rate",
@@ -252,6 +259,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "exercise",
         "Whether the exercise test brought on angina.",
         codes=_NO_YES,
+        direction=1,
         aliases=(
             "exerciseangina",
             "exercise angina",
@@ -268,6 +276,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "exercise",
         "ST depression by exercise relative to rest; below 0 is elevation (11 Swiss rows, 1 VA).",
         plausible=(-5, 10),
+        direction=1,
         aliases=("st depression", "st_depression"),
     ),
     Attribute(
@@ -292,6 +301,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         codes=tuple(
             Code(n, str(n), n, (word,)) for n, word in enumerate(("zero", "one", "two", "three"))
         ),
+        direction=1,
         kaggle_missing=4,
         aliases=(
             "number of vessels fluro",
@@ -313,6 +323,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
             Code(6, "fixed defect", 1, ("fixed",)),
             Code(7, "reversible defect", 3, ("reversable defect", "reversible", "reversable")),
         ),
+        direction=1,
         kaggle_missing=0,
         aliases=("thallium", "thalassemia", "thall"),
     ),

@@ -50,6 +50,8 @@ def features_of(model: PanelModel) -> tuple[list[Feature], dict[str, float]]:
     features: list[Feature] = []
     impute: dict[str, float] = {}
     for _, step, places in model.pipeline[0].transformers_:
+        if isinstance(step, str) and step == "drop":
+            continue  # inputs that this model was not given
         names = [model.panel.inputs[place] for place in places]
         parts = dict(step.steps) if isinstance(step, Pipeline) else {}
         if "impute" in parts:
@@ -57,6 +59,12 @@ def features_of(model: PanelModel) -> tuple[list[Feature], dict[str, float]]:
             impute |= {n: float(v) for n, v in zip(names, statistics, strict=True)}
         features += _features(names, parts)
     return features, impute
+
+
+def used_inputs(model: PanelModel) -> list[str]:
+    """The inputs that the fitted model looks at, in contract order."""
+    looked_at = {feature.attribute for feature in features_of(model)[0]}
+    return [name for name in model.panel.inputs if name in looked_at]
 
 
 def equation_of(model: PanelModel) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 
 from heartdx import __version__, atomic, bundle
 from heartdx.contract import ATTRIBUTES, BY_NAME, NAMES, PANELS, VERSION, Panel, fingerprint
-from heartdx.equations import PanelModel, equation_of
+from heartdx.equations import PanelModel, equation_of, used_inputs
 from heartdx.errors import BundleError, VerificationError
 from heartdx.onnx_graph import onnx_of
 from heartdx.pipelines import feature_kind
@@ -124,12 +124,17 @@ def dump(pipeline: Pipeline) -> bytes:
 
 def export(model: PanelModel, check_rows: np.ndarray, *, threshold: float) -> Exported:
     """The exported forms of a fitted model, proven equal row by row."""
+    scoring = forms_of(model, threshold=threshold)
+    verify(model, scoring, check_rows)
+    return scoring
+
+
+def forms_of(model: PanelModel, *, threshold: float) -> Exported:
+    """The exported forms of a fitted model, not yet compared with it."""
     equation = None
     if model.model == "logreg":
         equation = json.dumps(equation_of(model), indent=1).encode("utf-8")
-    scoring = Exported(equation, onnx_of(model, threshold=threshold))
-    verify(model, scoring, check_rows)
-    return scoring
+    return Exported(equation, onnx_of(model, threshold=threshold))
 
 
 def verify(model: PanelModel, scoring: Exported, check_rows: np.ndarray) -> None:
@@ -140,6 +145,23 @@ def verify(model: PanelModel, scoring: Exported, check_rows: np.ndarray) -> None
     VerificationError
         Names panel, form, the largest difference and its tolerance.
     """
+    for name, (worst, tolerance, _) in differences(model, scoring, check_rows).items():
+        if not worst <= tolerance:
+            raise VerificationError(
+                f"{model.panel.name}/{name}: differs from the fitted pipeline by {worst:.2g}, "
+                f"allowed is {tolerance:g}; the model was not written"
+            )
+
+
+def differences(
+    model: PanelModel, scoring: Exported, check_rows: np.ndarray
+) -> dict[str, tuple[float, float, int]]:
+    """How far each exported form is from the fitted pipeline.
+
+    Returns
+    -------
+    form to (largest absolute difference of a probability, what is allowed, rows compared).
+    """
     X = probing_rows(model.panel, check_rows)
     expected = model.pipeline.predict_proba(X)[:, 1]
     forms: list[tuple[str, bundle.Scorer, float]] = [
@@ -148,13 +170,10 @@ def verify(model: PanelModel, scoring: Exported, check_rows: np.ndarray) -> None
     if scoring.equation is not None:
         document = json.loads(scoring.equation)
         forms.append((bundle.EQUATION, bundle.Equation(document), EQUATION_TOLERANCE))
-    for name, scorer, tolerance in forms:
-        worst = float(np.max(np.abs(scorer.probability(X) - expected)))
-        if not worst <= tolerance:
-            raise VerificationError(
-                f"{model.panel.name}/{name}: differs from the fitted pipeline by {worst:.2g}, "
-                f"allowed is {tolerance:g}; the model was not written"
-            )
+    return {
+        name: (float(np.max(np.abs(scorer.probability(X) - expected))), tolerance, len(X))
+        for name, scorer, tolerance in forms
+    }
 
 
 def probing_rows(panel: Panel, check_rows: np.ndarray) -> np.ndarray:
@@ -233,6 +252,7 @@ def _panel_facts(model: PanelModel) -> dict[str, Any]:
         "model": model.model,
         "inputs": list(model.panel.inputs),
         "required": list(model.panel.required),
+        "used": used_inputs(model),
         **model.facts,
     }
 

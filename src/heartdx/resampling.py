@@ -1,6 +1,8 @@
-"""Repeated nested cross-validation and leave-one-hospital-out.
+"""Repeated nested cross-validation, leave-one-hospital-out and bootstrap refits.
 
 Tuning sees only the training rows of the split that it serves; exact duplicates share a fold.
+Where at least three hospitals train, tuning itself leaves one hospital out after the other, each
+weighing the same: what carries over to another hospital is chosen, not what fits this mixture.
 
 References
 ----------
@@ -25,11 +27,14 @@ from threadpoolctl import threadpool_limits
 from heartdx.contract import Panel
 from heartdx.errors import ContractError
 from heartdx.performance import countable_sites, log_losses
-from heartdx.pipelines import Candidate
+from heartdx.pipelines import INPUTS, Candidate, used_names
 
 FEWEST_TO_TRAIN = 3
 """Patients of each outcome that a training part must hold, to be tuned and calibrated."""
+FEWEST_HOSPITALS_TO_TUNE_BETWEEN = 3
+"""With two, each would be judged by a model of the other alone."""
 WITHIN, BETWEEN, EVERYTHING = "cross-validation", "leave-one-site-out", "all"
+BOOTSTRAP = "bootstrap"
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,15 @@ class Tuning:
     Parameters
     ----------
     parameters : the setting with the lowest mean log loss.
-    losses : shape (n_train,), inner out-of-fold log loss of each training patient under it.
+    losses : shape (n_train,), inner out-of-fold log loss of each training patient under it; NaN
+        for patients of a hospital too small to be left out.
+    strata : shape (n_train,); the strata weigh the same: hospitals where they were left out one
+        by one, otherwise all patients are one stratum.
     """
 
     parameters: Mapping[str, Any]
     losses: np.ndarray
+    strata: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -182,27 +191,78 @@ def folds(patients: Patients, *, splits: int, seed: int) -> list[tuple[np.ndarra
 
 
 def tuned(candidate: Candidate, patients: Patients, *, seed: int) -> Tuning:
-    """The candidate's setting with the lowest mean log loss over inner folds."""
-    losses = np.zeros((len(candidate.grid), len(patients.y)))
-    inner = min(candidate.inner_splits, fewest(patients))
-    for train, test in folds(patients, splits=inner, seed=seed):
-        preprocess = candidate.preprocess(patients.panel)
-        fitted_on = preprocess.fit_transform(patients.X[train])
-        scored_on = preprocess.transform(patients.X[test])
-        for place, parameters in enumerate(candidate.grid):
-            classifier = candidate.classifier({**parameters, **candidate.tuning}, seed)
-            classifier.fit(fitted_on, patients.y[train])
-            y_prob = classifier.predict_proba(scored_on)[:, 1]
-            losses[place, test] = log_losses(patients.y[test], y_prob)
-    best = int(losses.mean(axis=1).argmin())
-    return Tuning(candidate.grid[best], losses[best])
+    """The candidate's setting with the lowest mean log loss over inner folds.
+
+    The inner folds are hospitals when at least three can be left out, each weighing the same.
+    Otherwise they are drawn from the patients, and a setting that leaves inputs out is not tried:
+    whether an input carries over cannot be judged inside one hospital.
+    """
+    inner, strata = _inner_folds(candidate, patients, seed=seed)
+    between = len(np.unique(strata)) > 1
+    grid = [s for s in candidate.grid if between or s.get(INPUTS, "all") == "all"]
+    losses = np.full((len(grid), len(patients.y)), np.nan)
+    for train, test in inner:
+        for names in dict.fromkeys(used_names(patients.panel, setting) for setting in grid):
+            preprocess = candidate.preprocess(patients.panel, names)
+            fitted_on = preprocess.fit_transform(patients.X[train])
+            scored_on = preprocess.transform(patients.X[test])
+            weights = _weights(candidate, patients.sites[train])
+            for place, setting in enumerate(grid):
+                if used_names(patients.panel, setting) != names:
+                    continue
+                classifier = candidate.tuning_classifier(patients.panel, setting, seed=seed)
+                classifier.fit(fitted_on, patients.y[train], sample_weight=weights)
+                y_prob = classifier.predict_proba(scored_on)[:, 1]
+                losses[place, test] = log_losses(patients.y[test], y_prob)
+    scored = ~np.isnan(losses[0])
+    means = [mean_of_means(row[scored], strata[scored]) for row in losses]
+    best = int(np.argmin(means))
+    return Tuning(grid[best], losses[best], strata)
+
+
+def mean_of_means(values: np.ndarray, strata: np.ndarray) -> float:
+    """Mean of each stratum's mean: the strata weigh the same, whatever their size."""
+    return float(np.mean([values[strata == stratum].mean() for stratum in np.unique(strata)]))
 
 
 def fitted(candidate: Candidate, patients: Patients, *, seed: int) -> tuple[Pipeline, Tuning]:
     """The candidate tuned and fitted on these patients, and its tuning."""
     tuning = tuned(candidate, patients, seed=seed)
-    pipeline = candidate.pipeline(patients.panel, tuning.parameters, seed=seed)
-    return pipeline.fit(patients.X, patients.y), tuning
+    return fitted_with(candidate, patients, tuning.parameters, seed=seed), tuning
+
+
+def fitted_with(
+    candidate: Candidate, patients: Patients, parameters: Mapping[str, Any], *, seed: int
+) -> Pipeline:
+    """The candidate with these parameters, fitted on these patients."""
+    pipeline = candidate.pipeline(patients.panel, parameters, seed=seed)
+    weights = _weights(candidate, patients.sites)
+    settings = {} if weights is None else {"classifier__sample_weight": weights}
+    return pipeline.fit(patients.X, patients.y, **settings)
+
+
+def _inner_folds(
+    candidate: Candidate, patients: Patients, *, seed: int
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    sites = countable_sites(patients.y, patients.sites)
+    pairs = [
+        (np.flatnonzero(patients.sites != site), np.flatnonzero(patients.sites == site))
+        for site in sites
+    ]
+    enough = all(fewest(patients.take(train)) >= FEWEST_TO_TRAIN for train, _ in pairs)
+    if len(sites) >= FEWEST_HOSPITALS_TO_TUNE_BETWEEN and enough:
+        return pairs, patients.sites
+    splits = min(candidate.inner_splits, fewest(patients))
+    return folds(patients, splits=splits, seed=seed), np.zeros(len(patients.y))
+
+
+def _weights(candidate: Candidate, sites: np.ndarray) -> np.ndarray | None:
+    """Weights with mean 1 under which each hospital counts the same; None where all count 1."""
+    if not candidate.balanced:
+        return None
+    _, place, counts = np.unique(sites, return_inverse=True, return_counts=True)
+    weights: np.ndarray = (len(sites) / len(counts) / counts)[place]
+    return weights
 
 
 def score_all(

@@ -72,7 +72,7 @@ def test_the_generated_pages_are_up_to_date():
 
 def test_a_changed_or_missing_page_is_named_and_written_again(tmp_path, capsys):
     assert docs.main(["--check"], root=tmp_path) == 1
-    assert capsys.readouterr().err.count("out of date; run `make docs`") == 2
+    assert capsys.readouterr().err.count("out of date; run `make docs`") == len(docs.pages())
     assert not list(tmp_path.iterdir())
 
     assert docs.main([], root=tmp_path) == 0

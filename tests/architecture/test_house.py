@@ -164,7 +164,9 @@ PLACES: dict[str, dict[str, str]] = {
     "joblib": {
         "heartdx.export": "",
         "heartdx.resampling": "Parallel delayed",
-        "heartdx.train.evaluate": "Parallel delayed",
+        "heartdx.evaluation.panels": "Parallel delayed",
+        "heartdx.evaluation.internal": "Parallel delayed",
+        "heartdx.evaluation.run": "Parallel delayed",
     },
     # Decided against: docs/adr/0003, 0004.
     "skl2onnx": {},

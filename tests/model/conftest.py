@@ -12,7 +12,7 @@ from heartdx import bundle, checks, equations, export
 from heartdx.contract import NAMES, PANELS
 from heartdx.pipelines import BY_CANDIDATE
 from heartdx.resampling import fitted
-from heartdx.train.evaluate import panel_patients
+from heartdx.evaluation.panels import panel_patients
 
 
 @dataclass(frozen=True)

@@ -312,10 +312,31 @@ def test_imputed_attributes_never_decide_the_panel() -> None:
     assert PANELS[bundle.richest_panel(row)[0]].name == "imaging"
 
 
-def test_supplied_inputs_that_the_panel_does_not_use_are_named() -> None:
+def test_supplied_inputs_that_the_sub_model_does_not_look_at_are_named(logreg) -> None:
+    """Inputs of another panel, and those of this panel that tuning left out."""
     row = np.array([np.nan if name in ("thalach", "ca") else 1.0 for name in NAMES])
+    terms = json.loads((logreg.bundle.folder / "bedside" / bundle.EQUATION).read_text())["terms"]
+    looked_at = {term["attribute"] for term in terms}
 
-    assert bundle.unused_inputs(row, "bedside") == ["exang", "oldpeak", "slope", "thal"]
+    unused = logreg.bundle.unused_inputs(row, "bedside")
+
+    assert {"exang", "oldpeak", "slope", "thal"} <= set(unused)
+    assert set(unused) == set(NAMES) - looked_at - {"thalach", "ca"}
+
+
+def test_a_manifest_that_misnames_the_used_inputs_is_refused_by_the_digest(
+    logreg, tmp_path
+) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(logreg.bundle.folder, folder)
+    manifest = json.loads((folder / bundle.MANIFEST).read_text())
+    manifest["panels"]["bedside"]["used"] = list(manifest["panels"]["bedside"]["inputs"])[::-1]
+    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+
+    with pytest.raises(BundleError, match="another digest"):
+        bundle.load(folder)
 
 
 def test_a_patient_who_meets_no_panel_is_an_error_not_a_number(logreg) -> None:

@@ -216,8 +216,9 @@ def test_kill_9_at_any_moment_leaves_the_old_model_or_the_new_one_whole(
         "from heartdx import equations, export\n"
         "from heartdx.contract import PANELS\n"
         "import joblib\n"
-        "models, bundle = Path(sys.argv[1]), Path(sys.argv[2])\n"
-        "pipelines = [joblib.load(bundle / p.name / 'pipeline.joblib') for p in PANELS]\n"
+        "models = Path(sys.argv[1])\n"
+        "candidates = models / 'candidates'\n"
+        "pipelines = [joblib.load(candidates / f'{p.name}-logreg.joblib') for p in PANELS]\n"
         "parts = [equations.PanelModel(p, 'logreg', fitted, {})\n"
         "         for p, fitted in zip(PANELS, pipelines, strict=True)]\n"
         "print('ready', flush=True)\n"
@@ -232,10 +233,11 @@ def test_kill_9_at_any_moment_leaves_the_old_model_or_the_new_one_whole(
     )
     generator, seen = random.Random(1), set()
     for _ in range(15):
-        command = [sys.executable, "-c", writer, str(models), str(trained.bundle.folder)]
+        command = [sys.executable, "-c", writer, str(models)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout.readline() == b"ready\n"
             time.sleep(generator.uniform(0, 0.5))
+            assert process.poll() is None, "the writer stopped by itself"
             os.kill(process.pid, signal.SIGKILL)
 
         current = bundle.load(bundle.current_folder(models))
@@ -306,7 +308,7 @@ def test_the_card_tells_another_hospitals_data_from_ucis(loaded, trained) -> Non
     import dataclasses
 
     from heartdx.train import card
-    from heartdx.train.evaluate import Plan, Results
+    from heartdx.evaluation.panels import Plan, Results
 
     frame = loaded.frame.assign(site="berlin")
     elsewhere = dataclasses.replace(loaded, frame=frame, findings=())
@@ -323,7 +325,7 @@ def test_the_forests_calibration_does_not_depend_on_the_order_of_the_rows(loaded
     """Rows come sorted by hospital; folds in that order calibrated on other hospitals only."""
     from heartdx.contract import PANELS
     from heartdx.pipelines import BY_CANDIDATE
-    from heartdx.train.evaluate import panel_patients
+    from heartdx.evaluation.panels import panel_patients
 
     patients = panel_patients(PANELS[1], loaded)
     setting = {"min_samples_leaf": 6, "max_features": 0.25}

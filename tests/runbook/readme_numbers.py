@@ -1,4 +1,4 @@
-"""The numbers of README.md as they follow from reports/metrics.json."""
+"""The numbers of README.md as they follow from reports/metrics.json and evaluation.json."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ def metrics_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def transfer_table(report: dict[str, Any]) -> str:
-    """The exercise panel's chosen model in each held-out hospital."""
-    panel = report["panels"]["exercise"]
-    held_out = panel["candidates"][panel["choice"]["candidate"]]["leave_one_site_out"]
+def transfer_table(evaluation: dict[str, Any]) -> str:
+    """All patients of each held-out hospital, by the richest panel trained without it."""
     lines = [
-        "| held-out hospital | AUC | Brier | calibration slope | calibration in the large |",
+        "| held-out hospital | AUC | Brier | calibration slope | observed / expected |",
         "|---|---|---|---|---|",
     ]
-    for site, metrics in held_out.items():
-        keys = ("auc", "brier", "calibration_slope", "calibration_in_the_large")
-        lines.append(f"| {site} | " + " | ".join(_text(metrics[key]) for key in keys) + " |")
+    for site, part in evaluation["policy"]["held_out"].items():
+        keys = ("auc", "brier", "calibration_slope", "o_e")
+        cells = " | ".join(_text(part["metrics"][key]) for key in keys)
+        lines.append(f"| {site} | {cells} |")
     return "\n".join(lines)
 
 

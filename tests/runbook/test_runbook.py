@@ -31,6 +31,15 @@ SERVE = "uvicorn src.api:app --host 0.0.0.0 --port 8000"
 CURL = "curl "
 FRONT_DOOR = ("make pipeline", "make serve")
 """Run by tests/runbook/test_bootstrap.py and test_front_door.py in a fresh copy."""
+EVIDENCE = (
+    "heartdx evaluate --data data/raw/heart.csv",
+    "heartdx report card",
+    "heartdx report tripod",
+    "heartdx report probast",
+)
+FULL = "heartdx evaluate --full"
+"""Takes minutes: the nightly workflow runs it (`make check-evidence`); here it runs with the least
+protocol."""
 IMAGE = ("docker build -t heart-api .", "docker run -p 8000:8000 heart-api")
 """Run on a real engine by `make test-image` (tests/image), which .ci/run calls."""
 MINIKUBE = (
@@ -54,7 +63,7 @@ def commands(repository: Path) -> list[str]:
 
 
 def test_every_command_of_the_readme_is_run_or_has_a_reason(repository: Path) -> None:
-    known = {INSTALL, *STEPS, SERVE, *FRONT_DOOR, *IMAGE, *MINIKUBE}
+    known = {INSTALL, *STEPS, SERVE, *FRONT_DOOR, FULL, *EVIDENCE, *IMAGE, *MINIKUBE}
 
     for command in commands(repository):
         assert command in known or command.startswith(CURL), command
@@ -179,10 +188,34 @@ def test_the_readmes_answer_has_the_shape_and_number_that_it_prints(
 
 def test_the_readmes_numbers_are_those_of_the_run(newcomer: Newcomer, repository: Path) -> None:
     report = json.loads((newcomer.folder / "reports/metrics.json").read_text())
+    evaluation = json.loads((newcomer.folder / "reports/evaluation.json").read_text())
     readme = (repository / "README.md").read_text()
 
     assert metrics_table(report) in readme
-    assert transfer_table(report) in readme
+    assert transfer_table(evaluation) in readme
+
+
+def test_the_evidence_commands_run_and_say_what_they_found(newcomer: Newcomer) -> None:
+    judged, card, tripod, probast = (newcomer.run(command).stdout for command in EVIDENCE)
+
+    assert "trained this model" in judged
+    assert (newcomer.folder / "reports/evaluation_heart.html").stat().st_size > 0
+    assert card.startswith("# Model card")
+    assert "27" in tripod
+    assert "self-assessment" in probast.lower()
+
+
+def test_the_full_evaluation_runs_with_the_least_protocol(newcomer: Newcomer) -> None:
+    shorter = "--cv-splits 2 --repeats 1 --bootstraps 4 --reports-dir reports/least"
+
+    newcomer.run(f"{FULL} {shorter}")
+
+    document = json.loads((newcomer.folder / "reports/least/evaluation.json").read_text())
+    assert document["kind"] == "full"
+    for part in ("ladder", "missing", "lottery"):
+        assert document[part] is not None
+    assert all(panel["stability"] for panel in document["panels"].values())
+    assert document["policy"]["single_hospital"]["trained_on"] == "cleveland"
 
 
 def test_the_console_command_answers_in_the_same_environment(newcomer: Newcomer) -> None:

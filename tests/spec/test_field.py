@@ -36,8 +36,8 @@ KEPT_OUT_BY: dict[str, tuple[str, ...]] = {
         "unit/test_codings.py::test_a_headerless_uci_file_loses_no_patient_to_a_header",
     ),
     "a selection that cannot fail": (
-        "unit/test_choice_and_gates.py::test_a_missing_candidate_is_an_error_and_never_a_silent_winner",
-        "unit/test_choice_and_gates.py::test_the_better_model_wins_when_it_is_clearly_better",
+        "unit/test_choice.py::test_a_missing_candidate_is_an_error_and_never_a_silent_winner",
+        "unit/test_choice.py::test_the_better_model_wins_when_it_is_clearly_better",
         "model/test_training.py::test_the_chosen_candidate_follows_from_the_printed_losses",
     ),
     "one lucky split": (

@@ -31,7 +31,7 @@ from heartdx.explore.statistics import (
     pearson,
 )
 from heartdx.figures import style
-from heartdx.figures.intervals import wilson
+from heartdx.performance.intervals import wilson
 from heartdx.records import cell
 
 WRITTEN = {

@@ -14,9 +14,11 @@ from heartdx.resampling import (
     Patients,
     cross_validation_splits,
     fitted,
+    fitted_with,
     folds,
     leave_one_site_out_splits,
     log_losses,
+    mean_of_means,
     score_all,
 )
 
@@ -189,3 +191,87 @@ def test_log_loss_of_each_patient_averages_to_scikit_learns() -> None:
 
     assert log_losses(y[:2], y_prob[:2]).mean() == pytest.approx(log_loss(y[:2], y_prob[:2]))
     assert np.isfinite(log_losses(y, y_prob)).all()
+
+
+def four_hospitals(seed: int = 0) -> Patients:
+    """Cholesterol tells in the first hospital and misleads in the three others."""
+    patients = some_patients(n=800, seed=seed, sites=4)
+    generator = np.random.default_rng(seed)
+    X = patients.X.copy()
+    sign = np.where(patients.sites == "site0", 1.0, -1.0)
+    X[:, 4] = 225 + 60 * sign * (patients.y - 0.5) + generator.normal(0, 15, 800)
+    return Patients(BEDSIDE, X, patients.y, patients.sites, patients.groups)
+
+
+def test_settings_are_chosen_by_leaving_training_hospitals_out() -> None:
+    """In the mixture cholesterol helps, in a hospital left out it harms: it is not used."""
+    patients = four_hospitals()
+
+    tuning = fitted(BY_CANDIDATE["logreg"], patients, seed=0)[1]
+
+    assert tuning.parameters["inputs"] == "required"
+    np.testing.assert_array_equal(tuning.strata, patients.sites)
+
+
+def test_inside_one_hospital_no_input_is_left_out() -> None:
+    patients = four_hospitals()
+    alone = patients.take(np.flatnonzero(patients.sites == "site1"))
+
+    pipeline, tuning = fitted(BY_CANDIDATE["logreg"], alone, seed=0)
+
+    assert tuning.parameters["inputs"] == "all"
+    assert set(tuning.strata) == {0.0}
+    assert np.abs(pipeline[-1].coef_).max() > 1  # cholesterol, which tells here
+
+
+def test_hospitals_weigh_the_same_in_tuning_whatever_their_size() -> None:
+    """A hospital of 20 that is scored badly counts as much as one of 400."""
+    values, strata = np.r_[np.full(400, 0.2), np.full(20, 1.0)], np.repeat(["a", "b"], [400, 20])
+
+    assert mean_of_means(values, strata) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("name", ["logreg_balanced", "spline", "boosting"])
+def test_a_comparator_answers_missing_values_and_never_sees_what_it_scores(name: str) -> None:
+    patients = some_patients(sites=3)
+    split = cross_validation_splits(patients, splits=3, repeats=1, seed=0)[0]
+    turned = patients.y.copy()
+    turned[split.test] = 1 - turned[split.test]
+    other = Patients(BEDSIDE, patients.X, turned, patients.sites, patients.groups)
+
+    one, _ = fitted(BY_CANDIDATE[name], patients.take(split.train), seed=5)
+    two, _ = fitted(BY_CANDIDATE[name], other.take(split.train), seed=5)
+
+    y_prob = one.predict_proba(patients.X[split.test])[:, 1]
+    assert ((y_prob > 0) & (y_prob < 1)).all()
+    np.testing.assert_array_equal(y_prob, two.predict_proba(patients.X[split.test])[:, 1])
+
+
+def test_boosting_only_rises_and_falls_as_the_contract_says() -> None:
+    """Older is never less probable, whatever the noise."""
+    patients = some_patients(n=300, sites=3)
+    pipeline, _ = fitted(BY_CANDIDATE["boosting"], patients, seed=0)
+    older = np.repeat(patients.X[:20], 60, axis=0)
+    older[:, 0] = np.tile(np.arange(20, 80), 20)
+
+    y_prob = pipeline.predict_proba(older)[:, 1].reshape(20, 60)
+
+    assert (np.diff(y_prob, axis=1) >= -1e-12).all()
+    assert np.ptp(y_prob) > 0.1
+
+
+def test_balanced_weights_make_hospitals_of_any_size_count_the_same() -> None:
+    patients = some_patients(n=120, sites=3)
+    sites = np.repeat(["large", "small"], [100, 20])
+    lopsided = Patients(BEDSIDE, patients.X, patients.y, sites, patients.groups)
+    repeated = lopsided.take(np.r_[np.arange(100), np.tile(np.arange(100, 120), 5)])
+    parameters = {"C": 1.0, "inputs": "required"}
+
+    weighed = fitted_with(BY_CANDIDATE["logreg_balanced"], lopsided, parameters, seed=0)
+    copied = fitted_with(BY_CANDIDATE["logreg"], repeated, parameters, seed=0)
+
+    # five copies of each patient of the small hospital: 100 against 100, under another penalty
+    assert np.sign(weighed[-1].coef_) == pytest.approx(np.sign(copied[-1].coef_))
+    assert weighed.predict_proba(lopsided.X)[:, 1] == pytest.approx(
+        copied.predict_proba(lopsided.X)[:, 1], abs=0.05
+    )

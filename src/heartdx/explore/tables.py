@@ -16,8 +16,8 @@ from heartdx.explore.statistics import (
     difference_of_codes,
     difference_of_numbers,
 )
-from heartdx.figures.intervals import wilson
 from heartdx.figures.style import site_label
+from heartdx.performance.intervals import wilson
 
 DISEASE = OUTCOME.positive
 """The derived column: 1 when ``num`` is above 0, NaN where the diagnosis is unknown."""

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from heartdx.figures.intervals import wilson
 from heartdx.figures.style import (
     BLUE,
     GREY,
@@ -28,6 +27,7 @@ from heartdx.figures.style import (
     styled,
     text_colour,
 )
+from heartdx.performance.intervals import wilson
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Legend text to ``y`` (0 or 1) and ``y_prob``, each of shape (n_samples,)."""

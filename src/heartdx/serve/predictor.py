@@ -114,7 +114,7 @@ class Answers:
             "probability": probability,
             "confidence": probability if prediction else 1.0 - probability,
             "panel": self.panels[0],
-            "unused_inputs": bundles.unused_inputs(row, self.panels[0]),
+            "unused_inputs": self.bundle.unused_inputs(row, self.panels[0]),
             **_model(self.bundle),
         }
 

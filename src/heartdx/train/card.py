@@ -12,7 +12,7 @@ from typing import Any
 
 from heartdx import checks
 from heartdx.contract import OUTCOME, PANEL_BY_NAME, SITE_COLUMN
-from heartdx.train.evaluate import LABELS, Plan, Results
+from heartdx.evaluation.panels import LABELS, Plan, Results
 
 SHIPPED = "shipped_patients"
 """Kind of the finding that counts rows recognised as UCI's."""

@@ -11,9 +11,7 @@ import numpy as np
 
 from heartdx import atomic, bundle, checks, equations, performance, tracking
 from heartdx.contract import BY_NAME, OUTCOME, PANEL_BY_NAME
-from heartdx.figures import Figure, style, training
-from heartdx.performance import Interval
-from heartdx.train.evaluate import (
+from heartdx.evaluation.panels import (
     ELIGIBLE,
     LABELS,
     PROCEDURE,
@@ -23,6 +21,8 @@ from heartdx.train.evaluate import (
     Results,
     intervals,
 )
+from heartdx.figures import Figure, style, training
+from heartdx.performance import Interval
 from heartdx.train.gates import Gate
 
 METRICS_FILE = "metrics.json"
@@ -48,9 +48,8 @@ ABOUT = {
     "leave_one_site_out": "scored by models that never saw a patient of that hospital",
     "calibration_in_the_large": "log-odds by which the outcomes exceed the probabilities: above 0 "
     "means that the probabilities are too low there",
-    PROCEDURE: "tuning and a choice made again inside every training fold, by inner log loss over "
-    "patients (the forest's from uncalibrated trees): shows what choosing costs; the bundle's "
-    "choice looks at held-out hospitals",
+    PROCEDURE: "tuning and a choice made again inside every training fold, by the inner losses (the "
+    "forest's from uncalibrated trees): shows what choosing costs",
     "intervals": "hold the fitted models fixed and draw patients; they do not hold what refitting, "
     "another hospital or another decade would change; resamples in which an estimate is undefined "
     "are left out",
@@ -216,7 +215,7 @@ def run_facts(
         metrics=_flat({n: r.headline for n, r in panels.items()}),
         candidates={
             name: _flat({panel: r.evaluations[name] for panel, r in panels.items()})
-            for name in LABELS
+            for name in next(iter(panels.values())).evaluations
             if name != PROCEDURE
         },
         candidate_parameters={

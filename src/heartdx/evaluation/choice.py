@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from heartdx.pipelines import Candidate
+from heartdx.resampling import mean_of_means
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def choose(
     candidates : the eligible ones.
     measured : how the losses were obtained, for the reason.
     """
-    means = {c.name: _mean_of_means(losses[c.name], strata) for c in candidates}
+    means = {c.name: mean_of_means(losses[c.name], strata) for c in candidates}
     best = min(candidates, key=lambda c: means[c.name])
     for candidate in sorted(candidates, key=lambda c: c.complexity):
         difference, error = _paired(losses[candidate.name], losses[best.name], strata)
@@ -74,12 +75,8 @@ def choose(
 
 
 def _paired(one: np.ndarray, other: np.ndarray, strata: np.ndarray) -> tuple[float, float]:
-    difference = _mean_of_means(one, strata) - _mean_of_means(other, strata)
+    difference = mean_of_means(one, strata) - mean_of_means(other, strata)
     return difference, _standard_error(one - other, strata)
-
-
-def _mean_of_means(values: np.ndarray, strata: np.ndarray) -> float:
-    return float(np.mean([values[strata == stratum].mean() for stratum in np.unique(strata)]))
 
 
 def _standard_error(differences: np.ndarray, strata: np.ndarray) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from joblib import Parallel, delayed
 from heartdx import checks, equations, logs, performance
 from heartdx.contract import NAMES, PANELS, SITE_COLUMN, Panel
 from heartdx.errors import ContractError
+from heartdx.evaluation.choice import Choice, choose
 from heartdx.performance import Interval, countable_sites, mean_log_losses
-from heartdx.pipelines import CANDIDATES, Candidate
+from heartdx.pipelines import CANDIDATES, COMPARATORS, Candidate
 from heartdx.resampling import (
     BETWEEN,
     EVERYTHING,
@@ -28,18 +29,26 @@ from heartdx.resampling import (
     score_all,
     trainable,
 )
-from heartdx.train.choice import Choice, choose
 
 LOG = logs.get("train")
-ELIGIBLE = tuple(candidate for candidate in CANDIDATES if candidate.eligible)
-BASELINES = tuple(candidate for candidate in CANDIDATES if not candidate.eligible)
+ELIGIBLE = tuple(candidate for candidate in CANDIDATES if candidate.role == "eligible")
+BASELINES = tuple(candidate for candidate in CANDIDATES if candidate.role == "baseline")
 PROCEDURE = "procedure"
-"""Tuning and a choice made again inside every training fold: by inner log loss over patients."""
+"""Tuning and a choice made again inside every training fold, by the inner losses."""
+AVERAGE = "average"
+"""The mean of the log-odds of the eligible candidates, each tuned on its own."""
 LABELS: Mapping[str, str] = {
-    **{candidate.name: candidate.label for candidate in CANDIDATES},
+    **{candidate.name: candidate.label for candidate in (*CANDIDATES, *COMPARATORS)},
+    AVERAGE: "Logistic regression and forest averaged",
     PROCEDURE: "Choice inside each fold",
 }
-Progress = Callable[[Iterator[OutOfSample], int], Iterator[OutOfSample]]
+ROLES: Mapping[str, str] = {
+    **{candidate.name: candidate.role for candidate in (*CANDIDATES, *COMPARATORS)},
+    AVERAGE: "comparator",
+    PROCEDURE: "procedure",
+}
+Progress = Callable[[Iterator[Any], int], Iterator[Any]]
+"""(results as they come, how many) to the same results, telling on the way."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Plan:
     seed : of everything random.
     jobs : processes; the result does not depend on it.
     harm_ratio : harm of a missed patient over harm of a false alarm; sets the threshold.
+    comparators : whether candidates that can never be served are evaluated beside the others.
     """
 
     splits: int = 5
@@ -59,6 +69,12 @@ class Plan:
     seed: int = 2024
     jobs: int = 1
     harm_ratio: float = 1.0
+    comparators: bool = False
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Whom this run fits."""
+        return (*CANDIDATES, *COMPARATORS) if self.comparators else CANDIDATES
 
     @property
     def threshold(self) -> float:
@@ -73,15 +89,20 @@ class Evaluation:
     Parameters
     ----------
     y_prob : shape (n, repeats), cross-validated probabilities.
+    between : shape (n,), probabilities from models that never saw the patient's hospital; NaN
+        where the hospital could not be held out.
     metrics : name to interval, cross-validated.
     within_site_auc : AUC inside each hospital, cross-validated, mean over repeats.
     by_site : held-out hospital to its metrics, from models that never saw the hospital.
+    tuned_without : held-out hospital to the parameters tuned without it.
     """
 
     y_prob: np.ndarray
+    between: np.ndarray
     metrics: Mapping[str, Interval]
     within_site_auc: Mapping[str, float]
     by_site: Mapping[str, Mapping[str, Interval]]
+    tuned_without: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +149,7 @@ def evaluate_and_fit(data: checks.Loaded, plan: Plan, *, progress: Progress) -> 
     """
     tables, skipped = _tables(data, plan)
     scorings = score_all(_work(tables, plan), jobs=plan.jobs, progress=progress)
-    found = {name: _by_candidate([s for s in scorings if s.panel == name]) for name in tables}
+    found = {name: _by_candidate([s for s in scorings if s.panel == name], plan) for name in tables}
     pairs = [(panel, name) for panel in tables for name in found[panel]]
     evaluated = Parallel(n_jobs=plan.jobs)(
         delayed(_evaluation)(tables[panel], found[panel][name], plan) for panel, name in pairs
@@ -145,11 +166,15 @@ def evaluate_and_fit(data: checks.Loaded, plan: Plan, *, progress: Progress) -> 
     return Results(panels, skipped)
 
 
+def panel_rows(panel: Panel, data: checks.Loaded) -> np.ndarray:
+    """Places in the frame of the patients who meet a panel's rule."""
+    return np.flatnonzero(data.frame[list(panel.required)].notna().all(axis=1).to_numpy())
+
+
 def panel_patients(panel: Panel, data: checks.Loaded) -> Patients:
     """The rows that meet a panel's rule."""
     table = data.frame[list(NAMES)].to_numpy(dtype=np.float64)
-    required = [NAMES.index(name) for name in panel.required]
-    rows = np.flatnonzero(~np.isnan(table[:, required]).any(axis=1))
+    rows = panel_rows(panel, data)
     y = checks.outcome(data.frame)[rows].astype(np.float64)
     sites = data.frame[SITE_COLUMN].to_numpy(dtype=str)[rows]
     return Patients(panel, table[np.ix_(rows, panel.columns)], y, sites, data.groups[rows])
@@ -184,7 +209,7 @@ def _work(tables: Mapping[str, Patients], plan: Plan) -> list[tuple[Candidate, P
     work = []
     for patients in tables.values():
         for split in _splits(patients, plan):
-            work += [(candidate, patients, split) for candidate in CANDIDATES]
+            work += [(candidate, patients, split) for candidate in plan.candidates]
         kept = everything(patients, seed=plan.seed)
         work += [(candidate, patients, kept) for candidate in ELIGIBLE]
     return work
@@ -197,9 +222,20 @@ def _splits(patients: Patients, plan: Plan) -> list[Split]:
     return within + leave_one_site_out_splits(patients, seed=plan.seed)
 
 
-def _by_candidate(scorings: list[OutOfSample]) -> dict[str, list[OutOfSample]]:
-    found = {c.name: [s for s in scorings if s.candidate == c.name] for c in CANDIDATES}
+def _by_candidate(scorings: list[OutOfSample], plan: Plan) -> dict[str, list[OutOfSample]]:
+    found = {c.name: [s for s in scorings if s.candidate == c.name] for c in plan.candidates}
+    if plan.comparators:
+        found[AVERAGE] = _average(found)
     return {**found, PROCEDURE: _procedure(found)}
+
+
+def _average(found: Mapping[str, list[OutOfSample]]) -> list[OutOfSample]:
+    averaged = []
+    for same_split in zip(*(found[c.name] for c in ELIGIBLE), strict=True):
+        clipped = [np.clip(s.y_prob, 1e-12, 1 - 1e-12) for s in same_split]
+        mean = np.mean([np.log(p / (1 - p)) for p in clipped], axis=0)
+        averaged.append(replace(same_split[0], candidate=AVERAGE, y_prob=1 / (1 + np.exp(-mean))))
+    return averaged
 
 
 def _panel_result(
@@ -219,9 +255,10 @@ def _procedure(found: Mapping[str, list[OutOfSample]]) -> list[OutOfSample]:
     """On each split the candidate that the rule picks from the inner losses of that split."""
     chosen = []
     for same_split in zip(*(found[c.name] for c in ELIGIBLE), strict=True):
-        losses = {scoring.candidate: scoring.tuning.losses for scoring in same_split}
-        strata = np.zeros(len(same_split[0].split.train))
-        picked = choose(losses, strata, candidates=ELIGIBLE, measured="inner folds")
+        strata = same_split[0].tuning.strata
+        scored = ~np.isnan(same_split[0].tuning.losses)
+        losses = {s.candidate: s.tuning.losses[scored] for s in same_split}
+        picked = choose(losses, strata[scored], candidates=ELIGIBLE, measured="inner folds")
         chosen += [s for s in same_split if s.candidate == picked.candidate]
     return chosen
 
@@ -273,7 +310,11 @@ def _evaluation(patients: Patients, scorings: list[OutOfSample], plan: Plan) -> 
         if s.split.protocol == BETWEEN
     }
     mean_within = {site: float(np.mean([w[site] for w in within])) for site in within[0]}
-    return Evaluation(y_prob, metrics, mean_within, by_site)
+    between = _assembled(patients, scorings, BETWEEN)[:, 0]
+    tuned_without = {
+        s.split.key: s.tuning.parameters for s in scorings if s.split.protocol == BETWEEN
+    }
+    return Evaluation(y_prob, between, metrics, mean_within, by_site, tuned_without)
 
 
 def _model(

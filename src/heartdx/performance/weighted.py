@@ -1,7 +1,6 @@
-"""How good probabilities are: discrimination, calibration and decisions, all with intervals.
+"""Metrics for many weightings of the same patients at once.
 
-Intervals come from resampling patients (within hospitals) with integer weights, so one matrix
-product serves a thousand resamples; a patient's predictions of all repeats are kept together.
+A resample is a row of integer weights, so one matrix product serves a thousand resamples.
 
 References
 ----------
@@ -12,90 +11,18 @@ References
    1950;78:1-3.
 .. [4] Cox DR. Two further applications of a model for binary regression. Biometrika
    1958;45:562-565. (calibration intercept and slope)
-.. [5] Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993. (percentile
-   interval)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 
-METRICS: Mapping[str, str] = {
-    "auc": "Area under the ROC curve",
-    "auc_within": "AUC inside hospitals (mean)",
-    "pr_auc": "Average precision",
-    "accuracy": "Accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "precision": "Positive predictive value",
-    "recall": "Sensitivity, under its other name",
-    "npv": "Negative predictive value",
-    "f1": "F1",
-    "log_loss": "Log loss (nats)",
-    "brier": "Brier score",
-    "calibration_slope": "Calibration slope (1 is right)",
-    "calibration_in_the_large": "Calibration in the large (0 is right)",
-}
 RESAMPLES = 500
 COUNTABLE_PATIENTS = 20
 """A hospital with fewer patients of a panel says nothing on its own."""
 PROBABILITY_FLOOR = 1e-15
 NO_SPREAD = 0.1
 """Log-odds that span less have no slope: a prevalence differs a little from fold to fold only."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % percentile interval.
-
-    Parameters
-    ----------
-    value, low, high : NaN where the data cannot say.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-
-def estimates(
-    y: np.ndarray,
-    y_prob: np.ndarray,
-    *,
-    threshold: float,
-    sites: np.ndarray,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> dict[str, Interval]:
-    """Every metric with its interval.
-
-    Parameters
-    ----------
-    y : shape (n,), 0 or 1.
-    y_prob : shape (n,) or (n, repeats); a metric is the mean over the repeats.
-    threshold : probability from which the answer is *disease*.
-    sites : shape (n,); resampling keeps each hospital's size.
-    seed : of the resampling.
-    resamples : number of resamples.
-    """
-    repeats = y_prob.reshape(len(y), -1).T
-    counts = np.vstack([np.ones(len(y)), resampling_counts(sites, resamples, seed)])
-    found = [
-        {
-            **weighted_metrics(y, p, counts, threshold=threshold),
-            "auc_within": _mean_within(y, p, counts, sites),
-        }
-        for p in repeats
-    ]
-    return {
-        name: _interval(np.mean([metrics[name] for metrics in found], axis=0)) for name in METRICS
-    }
 
 
 def log_losses(y: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
@@ -154,10 +81,11 @@ def weighted_metrics(
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
-            **_ranking(y, y_prob, counts),
+            **ranking(y, y_prob, counts),
             **_decisions(y, y_prob >= threshold, counts),
-            **_losses(y, y_prob, counts),
+            **losses(y, y_prob, counts),
             **_calibration(y, y_prob, counts),
+            "net_benefit": net_benefits(y, y_prob, counts, np.array([threshold]))[:, 0],
         }
 
 
@@ -167,7 +95,7 @@ def within_site_auc(y: np.ndarray, y_prob: np.ndarray, sites: np.ndarray) -> dic
     for site in countable_sites(y, sites):
         rows = sites == site
         ones = np.ones((1, int(rows.sum())))
-        found[site] = float(_ranking(y[rows], y_prob[rows], ones)["auc"][0])
+        found[site] = float(ranking(y[rows], y_prob[rows], ones)["auc"][0])
     return found
 
 
@@ -197,7 +125,8 @@ def threshold_from(harm_ratio: float) -> float:
     return 1.0 / (1.0 + harm_ratio)
 
 
-def _ranking(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+def ranking(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """AUC and average precision for every row of weights, each of shape (resamples,)."""
     order = np.argsort(y_prob, kind="stable")
     ordered = y_prob[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -214,14 +143,25 @@ def _ranking(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str,
     return {"auc": auc, "pr_auc": average}
 
 
-def _mean_within(
+def mean_within_auc(
     y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray, sites: np.ndarray
 ) -> np.ndarray:
+    """Mean of the AUCs inside each countable hospital, for every row of weights.
+
+    Parameters
+    ----------
+    y, y_prob, sites : shape (n,).
+    counts : shape (resamples, n).
+
+    Returns
+    -------
+    shape (resamples,), NaN where no hospital is countable.
+    """
     found = [np.full(len(counts), np.nan)]
     with np.errstate(divide="ignore", invalid="ignore"):
         for site in countable_sites(y, sites):
             rows = sites == site
-            found.append(_ranking(y[rows], y_prob[rows], counts[:, rows])["auc"])
+            found.append(ranking(y[rows], y_prob[rows], counts[:, rows])["auc"])
     return np.mean(found[1:] or found, axis=0)
 
 
@@ -241,30 +181,111 @@ def _decisions(y: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> dict
     }
 
 
-def _losses(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+def losses(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Log loss, Brier score, and that score scaled by what the prevalence alone scores.
+
+    Parameters
+    ----------
+    y, y_prob : shape (n,).
+    counts : shape (resamples, n).
+
+    Returns
+    -------
+    ``log_loss``, ``brier`` and ``scaled_brier``, shape (resamples,); the last is NaN where one
+    outcome is absent.
+    """
     total = counts.sum(axis=1)
+    brier = counts @ (y_prob - y) ** 2 / total
+    prevalence = counts @ y / total
+    uninformed = prevalence * (1 - prevalence)
     return {
         "log_loss": counts @ log_losses(y, y_prob) / total,
-        "brier": counts @ (y_prob - y) ** 2 / total,
+        "brier": brier,
+        "scaled_brier": 1 - _ratio(brier, uninformed),
     }
 
 
-def _calibration(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+def recalibration(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Logistic recalibration, and observed over expected.
+
+    Parameters
+    ----------
+    y, y_prob : shape (n,).
+    counts : shape (resamples, n).
+
+    Returns
+    -------
+    ``intercept`` and ``slope`` fitted together, ``in_the_large`` (the intercept with the slope
+    held at 1) and ``o_e`` (diseased over the sum of probabilities), shape (resamples,).
+    """
     p = np.clip(y_prob, 1e-6, 1 - 1e-6)
     logit = np.log(p / (1 - p))
-    slope = _logistic_fit(y, counts, np.column_stack([np.ones_like(logit), logit]), 0 * logit)[:, 1]
-    in_the_large = _logistic_fit(y, counts, np.ones((len(y), 1)), logit)[:, 0]
+    both = logistic_fit(y, counts, np.column_stack([np.ones_like(logit), logit]), 0 * logit)
     if np.ptp(logit) < NO_SPREAD:
-        slope = np.full(len(counts), np.nan)
-    return {"calibration_slope": slope, "calibration_in_the_large": in_the_large}
+        both = np.full_like(both, np.nan)
+    return {
+        "intercept": both[:, 0],
+        "slope": both[:, 1],
+        "in_the_large": logistic_fit(y, counts, np.ones((len(y), 1)), logit)[:, 0],
+        "o_e": _ratio(counts @ y, counts @ y_prob),
+    }
 
 
-def _logistic_fit(
+def net_benefits(
+    y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray, thresholds: np.ndarray
+) -> np.ndarray:
+    """Net benefit at every threshold for every row of weights; shape (resamples, thresholds).
+
+    A patient is treated when the probability reaches the threshold, equality included.
+
+    References
+    ----------
+    .. [1] Vickers AJ, Elkin EB. Decision curve analysis: a novel method for evaluating prediction
+       models. Med Decis Making 2006;26:565-574.
+
+    Examples
+    --------
+    >>> y, p = np.array([0, 1, 1]), np.array([0.1, 0.4, 0.8])
+    >>> net_benefits(y, p, np.ones((1, 3)), np.array([0.2])).round(4)
+    array([[0.6667]])
+    """
+    treated = (y_prob >= thresholds[:, None]).T
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    benefit: np.ndarray = (shares * y) @ treated
+    harm = (shares * (1 - y)) @ treated
+    benefit -= harm * thresholds / (1 - thresholds)
+    return benefit
+
+
+def _calibration(y: np.ndarray, y_prob: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    found = recalibration(y, y_prob, counts)
+    return {
+        "calibration_slope": found["slope"],
+        "calibration_in_the_large": found["in_the_large"],
+        "o_e": found["o_e"],
+    }
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """NaN rather than infinite where the denominator is 0."""
+    ratio: np.ndarray = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    return ratio
+
+
+def logistic_fit(
     y: np.ndarray, counts: np.ndarray, design: np.ndarray, offset: np.ndarray
 ) -> np.ndarray:
     """Maximum likelihood of logit P(y=1) = offset + design b, for every row of weights.
 
-    Newton steps from 0; shape (resamples, columns); NaN where it does not converge.
+    Parameters
+    ----------
+    y, offset : shape (n,).
+    counts : shape (resamples, n).
+    design : shape (n, columns).
+
+    Returns
+    -------
+    b, shape (resamples, columns), by Newton steps from 0; NaN where they do not converge.
     """
     columns = design.shape[1]
     b = np.zeros((len(counts), columns))
@@ -281,10 +302,3 @@ def _logistic_fit(
             break
     b[np.abs(step).max(axis=1) > 1e-6] = np.nan
     return b
-
-
-def _interval(values: np.ndarray) -> Interval:
-    """The first value is the estimate, the others its resamples."""
-    resampled = values[1:][np.isfinite(values[1:])]
-    low, high = np.percentile(resampled, [2.5, 97.5]) if len(resampled) else (np.nan, np.nan)
-    return Interval(float(values[0]), float(low), float(high))

@@ -1,0 +1,1 @@
+"""How good the models are: the evaluation document and its page."""
