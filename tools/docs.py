@@ -53,9 +53,14 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     arguments = parser.parse_args(argv)
     stale = [name for name, text in pages().items() if _written(root / name) != text]
     if arguments.check:
+        kept = json.loads(evidence.KEPT.read_text(encoding="utf-8"))
+        readme = _written(root / "README.md")
+        wrong = evidence.readme_mismatches(readme, kept) if readme is not None else []
+        for row in wrong:
+            print(f"README.md: lacks what docs/evidence.json gives: {row}", file=sys.stderr)
         for name in stale:
             print(f"{name}: out of date; run `make docs` and commit the page", file=sys.stderr)
-        return 1 if stale else 0
+        return 1 if stale or wrong else 0
     for name in stale:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(pages()[name], encoding="utf-8", newline="\n")

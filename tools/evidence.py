@@ -61,17 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def kept(document: Mapping[str, Any]) -> dict[str, Any]:
     """The evaluation without curves, per-patient lists and what is said elsewhere."""
     parts = ("kind", "summary", "not_estimable", "plan", "candidates", "ladder", "lottery")
-    found = {name: _rounded(document[name]) for name in parts}
+    found = {name: _without_draws(document[name]) for name in parts}
     found["data"] = {k: document["data"][k] for k in ("name", "sha256", "patients", "events")}
-    found["panels"] = {n: _rounded(_panel(p)) for n, p in document["panels"].items()}
+    found["panels"] = {n: _without_draws(_panel(p)) for n, p in document["panels"].items()}
     policy = {k: v for k, v in document["policy"].items() if k not in ("curves", "groups")}
     policy["metrics"] = _metrics(policy["metrics"])
     for part in policy["held_out"].values():
         part["metrics"] = _metrics(part["metrics"])
-    found["policy"] = _rounded(policy)
+    found["policy"] = _without_draws(policy)
     missing = document["missing"] or {}
     names = ("strategies", "further_panels", "panel_worth", "input_worth")
-    found["missing"] = _rounded({name: missing[name] for name in names if name in missing})
+    found["missing"] = _without_draws({name: missing[name] for name in names if name in missing})
     return found
 
 
@@ -122,12 +122,23 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: metrics[name] for name in METRICS}
 
 
-def _rounded(part: Any) -> Any:
+def _without_draws(part: Any) -> Any:
+    """The same without the list of every single draw."""
     if isinstance(part, dict):
-        return {name: _rounded(value) for name, value in part.items() if name != "aucs"}
+        return {name: _without_draws(value) for name, value in part.items() if name != "aucs"}
     if isinstance(part, list):
-        return [_rounded(value) for value in part]
-    return round(part, 4) if isinstance(part, float) else part
+        return [_without_draws(value) for value in part]
+    return part
+
+
+def readme_mismatches(readme: str, evidence: Mapping[str, Any]) -> list[str]:
+    """Rows of README.md's table of held-out hospitals that the kept figures do not give."""
+    shown = ("auc", "brier", "calibration_slope", "o_e")
+    rows = [
+        f"| {site} | {' | '.join(_fig(part['metrics'][m]) for m in shown)} |"
+        for site, part in evidence["policy"]["held_out"].items()
+    ]
+    return [row for row in rows if row not in readme]
 
 
 # -- the page --------------------------------------------------------------------------------

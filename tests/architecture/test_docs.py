@@ -70,6 +70,27 @@ def test_the_generated_pages_are_up_to_date():
     assert checked.returncode == 0, checked.stderr
 
 
+def test_a_number_of_the_readme_that_differs_from_the_kept_figures_is_named(tmp_path, capsys):
+    docs.main([], root=tmp_path)
+    figure = re.search(r"\| cleveland \| (0\.\d{3})", page("README.md"))[1]
+    wrong = f"{float(figure) + 0.001:.3f}"
+    (tmp_path / "README.md").write_text(page("README.md").replace(figure, wrong))
+
+    assert docs.main(["--check"], root=tmp_path) == 1
+    assert (
+        "README.md: lacks what docs/evidence.json gives: | cleveland |" in capsys.readouterr().err
+    )
+
+
+def test_a_kept_figure_that_a_new_evaluation_moves_is_named():
+    kept = {"auc": {"value": 0.8, "low": 0.7}, "reason": "words", "sizes": [30, 50]}
+    found = {"auc": {"value": 0.85, "low": 0.7001}, "reason": "other", "sizes": [30, 50]}
+
+    assert list(docs.evidence.differences(kept, found)) == ["/auc/value: kept 0.8, found 0.85"]
+    assert list(docs.evidence.differences(kept, {**kept, "sizes": [30]})) != []
+    assert list(docs.evidence.differences(kept, kept)) == []
+
+
 def test_a_changed_or_missing_page_is_named_and_written_again(tmp_path, capsys):
     assert docs.main(["--check"], root=tmp_path) == 1
     assert capsys.readouterr().err.count("out of date; run `make docs`") == len(docs.pages())

@@ -1,4 +1,4 @@
-"""A made-up run: the evaluation document of the schema and the manifest of its bundle."""
+"""A small made-up run: the evaluation document of the schema and the manifest of its bundle."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ SHIPPED = (
 
 def evaluation(kind: str = "full") -> dict[str, Any]:
     """The document, of UCI's patients, with a panel whose transfer is not estimable."""
-    made = copy.deepcopy(document(kind))
+    made = document(kind)
     made["data"]["findings"].append(SHIPPED)
     made["panels"]["imaging"] = copy.deepcopy(made["panels"]["exercise"])
     made["panels"]["imaging"] |= {"pooled": None, "patients": 299, "events": 139}
     made["policy"] |= {"patients": 920, "events": 509}
     made["overlap"] = None
+    made["lottery"]["aucs"] = []
+    for panel in made["panels"].values():
+        panel["candidates"] = {name: panel["candidates"][name] for name in ("logreg", "forest")}
+        panel["stability"] = None
+    for drawn in (*made["panels"].values(), made["policy"]):
+        del drawn["curves"]  # no document draws them
     return made
 
 
@@ -62,7 +68,7 @@ def facts(**changes: Any) -> Facts:
 
 
 def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy with the value at a dotted path replaced."""
+    """The document with the value at a dotted path replaced."""
     made = copy.deepcopy(document)
     *way, last = path.split(".")
     place = made
@@ -83,13 +89,13 @@ def without(document: dict[str, Any], path: str) -> dict[str, Any]:
     return made
 
 
-def paths(document: Any, way: str = "", depth: int = 4) -> list[str]:
-    """Every dotted path of a document down to a depth; curves are no document's business."""
+def paths(document: Any, way: str = "", depth: int = 3) -> list[str]:
+    """Every dotted path of a document down to a depth."""
     if not isinstance(document, dict) or not depth:
         return []
     found = []
     for key, value in document.items():
-        if key != "curves" and "." not in key:
+        if "." not in key:
             found += [way + key, *paths(value, f"{way}{key}.", depth - 1)]
     return found
 

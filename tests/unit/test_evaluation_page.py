@@ -324,8 +324,8 @@ def test_a_quick_evaluation_has_no_bootstrap_and_no_single_hospital():
 
 
 def test_a_transfer_that_nobody_could_estimate_is_said():
-    made = document("file")
-    made["model"] = None
+    made = document("quick")
+    made["not_estimable"] = []
     made["policy"] |= {"pooled": None, "held_out": {}, "curves": {"held_out_calibration": {}}}
     for panel in made["panels"].values():
         panel["pooled"] = None
@@ -337,6 +337,14 @@ def test_a_transfer_that_nobody_could_estimate_is_said():
     assert "Transfer to hospitals the model never saw: not estimable." in parsed.words
     assert "Transfer of the exercise panel to hospitals it never saw" in parsed.words
     assert "hospitals" not in figures(made)
+
+
+def test_a_hospitals_own_file_is_not_called_cross_validated_or_unseen():
+    parsed = Parsed(page(document("file")))
+
+    assert "cross-validated" not in parsed.words.lower()
+    assert "never saw" not in parsed.words
+    assert "Every patient is answered by the model as it is; nothing is fitted." in parsed.words
 
 
 # -- a file of its own ---------------------------------------------------------------------------

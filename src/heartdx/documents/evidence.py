@@ -91,7 +91,7 @@ def tables(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """Numbers in ascending order, intervals, and figures."""
+    """Numbers, intervals and figures, each in ascending order."""
 
     numbers: list[float]
     percentages: list[float]
@@ -103,26 +103,31 @@ def _evidence_of(facts: Facts) -> _Evidence:
     documents = [facts.evaluation, facts.manifest or {}]
     found = [leaf for document in documents for leaf in _leaves(document)]
     tree = [node for document in documents for node in _nodes(document)]
-    texts = [value for _, value in found if isinstance(value, str)] + list(_said_by_contract())
+    texts = {*(value for _, value in found if isinstance(value, str)), *_said_by_contract()}
     said = [float(n.replace("−", "-")) for text in texts for n in re.findall(_N, _plain(text))]
     measured = [(key, float(v)) for key, v in found if isinstance(v, int | float)]
     numbers = said + [v for key, v in measured if key not in ("low", "high")] + _counts(facts)
     shares = [100 * v for key, v in measured if key in SHARES] + list(_percentages(tree))
-    pairs = [(node["low"], node["high"]) for node in tree if _has(node, "low", "high")]
+    pairs = [
+        (node[low], node[high])
+        for node in tree
+        for low, high in (("low", "high"), ("min", "max"))
+        if _has(node, low, high)
+    ]
     triples = [
         (node[key], node["low"], node["high"])
         for node in tree
         for key in ("value", "corrected")
         if _has(node, key, "low", "high")
     ]
-    return _Evidence(sorted(numbers), sorted(numbers + shares), [*pairs], [*triples])
+    return _Evidence(sorted(numbers), sorted(numbers + shares), sorted(pairs), sorted(triples))
 
 
 def _leaves(document: object, key: str = "") -> Iterator[tuple[str, object]]:
     if isinstance(document, Mapping):
         for name, value in document.items():
             if name not in CURVES:
-                yield "", str(name)
+                yield "", str(name).replace("_", " ")
                 yield from _leaves(value, str(name))
     elif isinstance(document, list | tuple):
         for value in document:
@@ -213,7 +218,7 @@ def _missing(line: str, evidence: _Evidence) -> list[str]:
     missing: list[str] = []
     for pattern, figures in ((_TRIPLE, evidence.triples), (_PAIR, evidence.pairs)):
         for match in pattern.finditer(line):
-            if not any(_alike(match.groups(), found) for found in figures):
+            if not _found(match.groups(), figures):
                 missing.append(match[0])
         line = pattern.sub(" ", line)
     for match in _SINGLE.finditer(line):
@@ -224,8 +229,17 @@ def _missing(line: str, evidence: _Evidence) -> list[str]:
     return missing
 
 
-def _alike(printed: tuple[str, ...], found: tuple[float, ...]) -> bool:
-    return all(abs(_value(p) - f) <= _half(p) for p, f in zip(printed, found, strict=True))
+def _found(printed: tuple[str, ...], figures: list[tuple[float, ...]]) -> bool:
+    """Whether figures in ascending order hold one that is printed like this."""
+    wanted = [(_value(text), _half(text)) for text in printed]
+    first, half = wanted[0]
+    near = figures[bisect_left(figures, (first - half,)) :]
+    for figure in near:
+        if figure[0] > first + half:
+            return False
+        if all(abs(v - f) <= h for (v, h), f in zip(wanted, figure, strict=True)):
+            return True
+    return False
 
 
 def _among(printed: str, numbers: list[float], *, half: float) -> bool:

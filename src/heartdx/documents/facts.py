@@ -38,8 +38,8 @@ class Facts:
     manifest: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        schema = self.evaluation.get("schema", SCHEMA)
-        if schema != SCHEMA:
+        schema = self.evaluation.get("schema")
+        if schema not in (None, SCHEMA):
             raise UsageError(
                 f"evaluation document: schema {schema}, expected {SCHEMA}; write it again with "
                 "this heartdx, or use the heartdx that wrote it"

@@ -92,7 +92,7 @@ def section(
             step: numbers(np.mean([p == step for p in found.picked]) for found in by_size)
             for step in ("none", "intercept", "intercept_slope")
         },
-        "usable_from": _usable_from(kept, advantage),
+        "usable_from": _usable_from(kept, advantage) if rarer >= FEWEST_OF_AN_OUTCOME else None,
     }
 
 

@@ -219,10 +219,13 @@ def _title(document: Part) -> str:
 
 def _limits(document: Part) -> list[str]:
     """What the document says, and every transfer that nobody could estimate."""
+    if _is_file(document):
+        return list(document["not_estimable"])
+    told = " ".join(document["not_estimable"])
     missing = [
         f"Transfer of the {name} panel to hospitals it never saw: {NOT_ESTIMABLE}."
         for name, panel in document["panels"].items()
-        if panel["pooled"] is None
+        if panel["pooled"] is None and f"{name} panel" not in told
     ]
     if document["policy"]["pooled"] is None:
         missing.append(f"Transfer to hospitals the model never saw: {NOT_ESTIMABLE}.")
@@ -254,7 +257,8 @@ def _sections(document: Part, images: Mapping[str, str]) -> Iterator[_Section]:
         "calibration", "Calibration: do the probabilities hold?", _calibration(document, images)
     )
     yield _Section("decisions", "Decision curves: is it worth using?", _decisions(document, images))
-    yield _Section("hospitals", "Hospitals the model never saw", _hospitals(document, images))
+    hospitals = "Hospital by hospital" if _is_file(document) else "Hospitals the model never saw"
+    yield _Section("hospitals", hospitals, _hospitals(document, images))
     yield _Section("ladder", "With a few local patients", _ladder(document, images))
     yield _Section("missing", "Missing inputs", _missing(document, images))
     yield _Section("groups", "Groups of patients", _groups(document, images))
@@ -269,9 +273,14 @@ def _sections(document: Part, images: Mapping[str, str]) -> Iterator[_Section]:
 
 
 def _candidates(document: Part, images: Mapping[str, str]) -> str:
+    scored = (
+        "Every patient is answered by the model as it is; nothing is fitted."
+        if _is_file(document)
+        else "Every patient is scored by models that were fitted without that patient."
+    )
     said = _paragraphs(
-        "Every patient is scored by models that were fitted without that patient. AUC: the chance "
-        "that a diseased patient gets a higher probability than a well one; 0.5 is a coin.",
+        f"{scored} AUC: the chance that a diseased patient gets a higher probability than a well "
+        "one; 0.5 is a coin.",
         "AUC over all patients also rewards telling hospitals apart, since their prevalences "
         "differ; AUC inside hospitals does not, and stands beside it.",
     )
@@ -315,7 +324,7 @@ def _candidate_table(
     ]
     role = ("Role",) if metrics is DISCRIMINATION else ()
     return _table(
-        f"{_capital(name)} panel, {what}: cross-validated estimates with 95 % intervals.",
+        f"{_capital(name)} panel, {what}: {_protocol(document)}; estimates with 95 % intervals.",
         ("Candidate", *role, *(_metric(document, metric) for metric in metrics)),
         rows,
         chosen=_label(document, panel["chosen"]),
@@ -372,7 +381,7 @@ def _policy(document: Part) -> str:
     return (
         _paragraphs(
             f"{policy['patients']} patients, {policy['events']} with disease, each answered by "
-            f"the richest panel whose inputs are known ({answered}). Cross-validated."
+            f"the richest panel whose inputs are known ({answered}): {_protocol(document)}."
         )
         + _table(
             "All patients together: estimates with 95 % intervals.",
@@ -452,6 +461,12 @@ def _panel_pictures(panels: Part, kind: str, images: Mapping[str, str]) -> str:
 
 def _hospitals(document: Part, images: Mapping[str, str]) -> str:
     policy = document["policy"]
+    if _is_file(document):
+        return (
+            _held_out_table(document)
+            + images.get("hospitals", "")
+            + images.get("held_out_calibration", "")
+        )
     said = _paragraphs(
         "Each hospital in turn is left out of all fitting and choosing, then scored. The "
         "prediction interval says what to expect in one further hospital of this kind; it is "
@@ -483,7 +498,7 @@ def _held_out_table(document: Part) -> str:
     ]
     heads = ("Hospital", "Patients", "Diseased", "Prevalence", "Answered by")
     return _table(
-        "Each hospital, scored by models that never saw a patient of it, 95 % intervals.",
+        f"{_scored_hospitals(document)} 95 % intervals.",
         (*heads, *(_metric(document, metric) for metric in TRANSFER)),
         rows,
     )
@@ -733,7 +748,7 @@ def _groups(document: Part, images: Mapping[str, str]) -> str:
         )
         + images.get("groups", "")
         + _table(
-            "Each group: estimates with 95 % intervals, cross-validated.",
+            f"Each group: estimates with 95 % intervals, {_protocol(document)}.",
             ("Group", "By", *("Patients", "Diseased"), *(_metric(document, m) for m in metrics)),
             [(*_who(group), *_estimates(group["metrics"], metrics)) for group in shown],
         )
@@ -928,7 +943,7 @@ def _pictures(document: Part) -> dict[str, _Picture]:
     found: dict[str, _Picture] = {}
     for name, panel in document["panels"].items():
         found |= _panel_parts(document, name, panel)
-    return found | _policy_pictures(document["policy"]) | _full_pictures(document)
+    return found | _policy_pictures(document) | _full_pictures(document)
 
 
 def _panel_parts(document: Part, name: str, panel: Part) -> dict[str, _Picture]:
@@ -937,7 +952,7 @@ def _panel_parts(document: Part, name: str, panel: Part) -> dict[str, _Picture]:
     auc = _estimate(panel["candidates"][panel["chosen"]]["metrics"].get("auc", {}))
     slope = _estimate(panel["calibration"]["slope"])
     threshold = panel["operating_point"]["threshold"]
-    crossed = f"{note}{chosen}, cross-validated."
+    crossed = f"{note}{chosen}, {_protocol(document)}."
     draw = functools.partial
     found = {
         f"calibration_{name}": _Picture(
@@ -999,17 +1014,18 @@ def _roc_legend(document: Part, panel: Part) -> dict[str, Part]:
     return legend
 
 
-def _policy_pictures(policy: Part) -> dict[str, _Picture]:
+def _policy_pictures(document: Part) -> dict[str, _Picture]:
     found: dict[str, _Picture] = {}
+    policy, is_file = document["policy"], _is_file(document)
     held_out, curves = policy["held_out"], policy["curves"]["held_out_calibration"]
-    unseen = "Each hospital scored by models that never saw a patient of it."
+    unseen = _scored_hospitals(document)
     if held_out:
         aucs = _listed({s: _estimate(h["metrics"].get("auc", {})) for s, h in held_out.items()})
         found["hospitals"] = _Picture(
             lambda: evaluation.forest_by_hospital(
                 held_out,
                 policy["pooled"],
-                title="Hospitals never seen",
+                title="Hospital by hospital" if is_file else "Hospitals never seen",
                 note=f"{unseen} Squares: estimates with 95 % intervals; an arrow: it goes on.",
             ),
             "Forest plot by held-out hospital of AUC, calibration slope and observed : expected"
@@ -1019,7 +1035,11 @@ def _policy_pictures(policy: Part) -> dict[str, _Picture]:
     if curves:
         found["held_out_calibration"] = _Picture(
             lambda: evaluation.held_out_calibration(
-                curves, title="Calibration in hospitals never seen", note=unseen
+                curves,
+                title="Calibration by hospital"
+                if is_file
+                else "Calibration in hospitals never seen",
+                note=unseen,
             ),
             "Calibration curves with histograms, a panel for each held-out hospital: "
             f"{', '.join(map(site_label, curves))}.",
@@ -1030,7 +1050,7 @@ def _policy_pictures(policy: Part) -> dict[str, _Picture]:
             lambda: evaluation.forest_by_group(
                 policy["groups"],
                 title="Groups of patients",
-                note="Cross-validated, 95 % intervals; an arrow: it goes on.",
+                note=f"{_capital(_protocol(document))}, 95 % intervals; an arrow: it goes on.",
             ),
             "Forest plot by group of AUC, calibration in the large and sensitivity; "
             f"{drawn} groups drawn, {len(policy['groups']) - drawn} too small to draw. The numbers "
@@ -1141,6 +1161,21 @@ def _said(value: object) -> str:
 
 def _listed(by_site: Mapping[str, object]) -> str:
     return "; ".join(f"{site_label(site)} {value}" for site, value in by_site.items())
+
+
+def _is_file(document: Part) -> bool:
+    """Whether a hospital's own file was judged with a model as it is."""
+    return bool(document["kind"] == "file")
+
+
+def _protocol(document: Part) -> str:
+    return "the model as it is" if _is_file(document) else "cross-validated"
+
+
+def _scored_hospitals(document: Part) -> str:
+    if _is_file(document):
+        return "Each hospital of the file, answered by the model as it is."
+    return "Each hospital scored by models that never saw a patient of it."
 
 
 def _metric(document: Part, name: str) -> str:

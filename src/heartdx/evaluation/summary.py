@@ -68,12 +68,15 @@ def _level(document: Part) -> Iterator[str]:
         "The level of the probabilities does not carry over: observed over expected patients with "
         f"disease is {', '.join(far)} (1 is right). Recalibrate on local patients before use."
     )
+    by_size: dict[int, list[str]] = {}
     for site, part in (document["ladder"] or {}).items():
-        if part["gated"] and part["usable_from"] is not None:
-            yield (
-                f"At {site} {part['usable_from']} local patients are enough for the recalibrated "
-                "probabilities to beat the prevalence of the same patients, on average over draws."
-            )
+        if part["usable_from"] is not None:
+            by_size.setdefault(part["usable_from"], []).append(site)
+    for size, sites in by_size.items():
+        yield (
+            f"Recalibrated on {size} local patients, the probabilities beat the prevalence of the "
+            f"same patients at {', '.join(sites)}, on average over draws."
+        )
 
 
 def _rivals(document: Part) -> Iterator[str]:

@@ -284,10 +284,10 @@ def _forest(
 ) -> Figure:
     below = textwrap.fill(below, 150)
     room = 0.17 * (below.count("\n") + 1) + 0.12 if below else 0.0
-    figure = blank(12.9, 1.75 + 0.42 * max(len(rows), 2) + room)
+    figure = blank(13.6, 1.75 + 0.42 * max(len(rows), 2) + room)
     top = _head(figure, title, note)
     columns = figure.subplots(1, len(measures), squeeze=False)[0]
-    margins(figure, left=2.75, right=1.8, top=top + 0.05, bottom=0.65 + room, wspace=0.9)
+    margins(figure, left=2.75, right=1.8, top=top + 0.05, bottom=0.65 + room, wspace=1.05)
     for axes, measure in zip(columns, measures, strict=True):
         _forest_column(axes, measure, rows)
     _forest_names(columns[0], rows)
