@@ -10,9 +10,9 @@ import pytest
 
 from heartdx import bundle, checks, equations, export
 from heartdx.contract import NAMES, PANELS
+from heartdx.evaluation.panels import panel_patients
 from heartdx.pipelines import BY_CANDIDATE
 from heartdx.resampling import fitted
-from heartdx.evaluation.panels import panel_patients
 
 
 @dataclass(frozen=True)

@@ -307,8 +307,8 @@ def test_what_the_card_and_the_manifest_say_is_of_the_model_that_is_served(train
 def test_the_card_tells_another_hospitals_data_from_ucis(loaded, trained) -> None:
     import dataclasses
 
-    from heartdx.train import card
     from heartdx.evaluation.panels import Plan, Results
+    from heartdx.train import card
 
     frame = loaded.frame.assign(site="berlin")
     elsewhere = dataclasses.replace(loaded, frame=frame, findings=())
@@ -324,8 +324,8 @@ def test_the_card_tells_another_hospitals_data_from_ucis(loaded, trained) -> Non
 def test_the_forests_calibration_does_not_depend_on_the_order_of_the_rows(loaded) -> None:
     """Rows come sorted by hospital; folds in that order calibrated on other hospitals only."""
     from heartdx.contract import PANELS
-    from heartdx.pipelines import BY_CANDIDATE
     from heartdx.evaluation.panels import panel_patients
+    from heartdx.pipelines import BY_CANDIDATE
 
     patients = panel_patients(PANELS[1], loaded)
     setting = {"min_samples_leaf": 6, "max_features": 0.25}

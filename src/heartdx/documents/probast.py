@@ -79,9 +79,9 @@ def probast(facts: Facts) -> str:
         "# PROBAST+AI self-assessment",
         "",
         "A self-assessment: the people who made the model let rules answer from the facts of the "
-        "run. It does not replace the judgement of a reviewer who was not involved. The wording and "
-        "numbers of the questions are ours, by the domains of the tool: answer its own form before "
-        "you cite it.",
+        "run. It does not replace the judgement of a reviewer who was not involved. The wording "
+        "and numbers of the questions are ours, by the domains of the tool: answer its own form "
+        "before you cite it.",
         "",
         "A domain with a *no* or *probably no* is of high concern; with only *yes* and *probably "
         "yes* of low concern; else unclear. The worst domain decides overall.",

@@ -48,8 +48,8 @@ ABOUT = {
     "leave_one_site_out": "scored by models that never saw a patient of that hospital",
     "calibration_in_the_large": "log-odds by which the outcomes exceed the probabilities: above 0 "
     "means that the probabilities are too low there",
-    PROCEDURE: "tuning and a choice made again inside every training fold, by the inner losses (the "
-    "forest's from uncalibrated trees): shows what choosing costs",
+    PROCEDURE: "tuning and a choice made again inside every training fold, by the inner losses "
+    "(the forest's from uncalibrated trees): shows what choosing costs",
     "intervals": "hold the fitted models fixed and draw patients; they do not hold what refitting, "
     "another hospital or another decade would change; resamples in which an estimate is undefined "
     "are left out",
