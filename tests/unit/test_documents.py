@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -563,3 +565,13 @@ def test_a_no_weighs_more_than_no_information():
     answers["D1.1"] = ("no", "")
 
     assert overall(DEVELOPMENT, answers) == "high"
+
+
+def test_every_page_a_document_points_to_exists():
+    root = Path(__file__).resolve().parents[2]
+    pages = r"docs/(?:adr/\d{4}|[a-z]+\.md)|README\.md|GLOSSARY\.md"
+    named = set(re.findall(pages, everything(facts())))
+
+    assert any(name.startswith("docs/adr/") for name in named)
+    for name in named:
+        assert list(root.glob(f"{name}*")), name
