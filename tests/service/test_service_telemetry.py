@@ -2,12 +2,14 @@
 
 import json
 import re
+import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from service_kit import PATIENT, started
 
 import heartdx
+from heartdx.serve import telemetry
 from heartdx.serve.telemetry import METRICS
 from heartdx.settings import Settings
 
@@ -224,3 +226,16 @@ def test_a_wrong_method_is_told_the_right_ones(client, method, path, allowed):
 
 def test_a_trailing_slash_is_another_path(client):
     assert client.get("/health/", follow_redirects=False).status_code == 404
+
+
+def test_a_file_that_a_new_worker_has_not_filled_yet_is_read_again(tmp_path) -> None:
+    """A worker on a busy processor may stand between making its file and filling it."""
+    half_made = tmp_path / "counter_1.db"
+    half_made.write_bytes(b"123")
+    filled = threading.Timer(0.2, half_made.unlink)
+    filled.start()
+
+    text = telemetry._added_up(tmp_path)
+
+    filled.join()
+    assert text == b""

@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import struct
+import time
 from collections import Counter as Tally
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,7 +47,10 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Every metric of the service: what it says, and its labels."""
 
-_SCRAPE_ATTEMPTS = 5
+_SCRAPE_ATTEMPTS = 8
+_SCRAPE_PAUSE = 0.02
+"""Seconds, twice as long each time: a new worker that waits for a busy processor needs a moment
+between making its file and filling it (2.5 s in all)."""
 
 
 class Telemetry:
@@ -139,4 +143,5 @@ def _added_up(folder: Path) -> bytes:
         except (struct.error, RuntimeError, FileNotFoundError):
             if attempt == _SCRAPE_ATTEMPTS - 1:
                 raise
+            time.sleep(_SCRAPE_PAUSE * 2**attempt)
     raise AssertionError("unreachable")
