@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -127,21 +126,30 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
 
 
 @pytest.fixture(scope="module")
-def served(newcomer: Newcomer) -> Iterator[Newcomer]:
-    process = subprocess.Popen(
-        ["bash", "-c", f"exec {SERVE}"],
-        cwd=newcomer.folder,
-        env=newcomer.environment,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+def answers(newcomer: Newcomer, repository: Path) -> dict[str, str]:
+    """What the running service answers to each ``curl`` of the README."""
+    log = newcomer.folder / "serve.log"
+    with log.open("wb") as lines:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {SERVE}"],
+            cwd=newcomer.folder,
+            env=newcomer.environment,
+            stderr=lines,
+            stdout=lines,
+        )
     try:
         answer("http://127.0.0.1:8000/livez")
-        assert process.poll() is None, "the service ended; is port 8000 free?"
-        yield newcomer
+        assert process.poll() is None, f"the service ended: {log.read_text()}"
+        answered = {
+            command: newcomer.run(f"{command} --fail --silent --show-error").stdout
+            for command in commands(repository)
+            if command.startswith(CURL)
+        }
+        assert process.poll() is None, f"the service ended: {log.read_text()}"
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == -signal.SIGTERM  # uvicorn drains, then ends by the signal
+    return answered
 
 
 def test_the_runbook_leaves_data_reports_and_a_model(newcomer: Newcomer) -> None:
@@ -155,29 +163,23 @@ def test_the_runbook_leaves_data_reports_and_a_model(newcomer: Newcomer) -> None
     assert (newcomer.folder / "mlruns/mlflow.db").is_file()
 
 
-def test_every_curl_of_the_readme_is_answered(served: Newcomer, repository: Path) -> None:
-    answers = {
-        command: served.run(f"{command} --fail --silent --show-error").stdout
-        for command in commands(repository)
-        if command.startswith(CURL)
-    }
-
+def test_every_curl_of_the_readme_is_answered(answers: dict[str, str]) -> None:
     assert len(answers) == 3
     health, metrics, prediction = answers.values()
+
     assert json.loads(health)["model_name"] == "heartdx"
     assert "api_requests_total" in metrics
     assert json.loads(prediction)["panel"] == "exercise"
 
 
 def test_the_readmes_answer_has_the_shape_and_number_that_it_prints(
-    served: Newcomer, repository: Path
+    answers: dict[str, str], repository: Path
 ) -> None:
     (printed,) = re.findall(
         r"^```json\n(.*?)^```", (repository / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
-    (command,) = [c for c in commands(repository) if "/predict" in c]
 
-    answer = json.loads(served.run(f"{command} --silent").stdout)
+    answer = json.loads(next(text for command, text in answers.items() if "/predict" in command))
 
     expected = json.loads(printed)
     assert list(answer) == list(expected)
