@@ -113,6 +113,14 @@ evidence: setup-dev evaluate ## evaluate in full, keep the figures in docs/evide
 	$(BIN)/python tools/evidence.py reports/evaluation.json
 	$(BIN)/python tools/docs.py
 
+.PHONY: bench
+bench: setup-dev models/current ## what a request costs, beside a no-op application and the peers (benchmarks/results.md)
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+.PHONY: soak
+soak: setup-dev models/current ## ten minutes of load with swaps, reloads and kills, every answer checked
+	$(BIN)/python tools/soak.py $(ARGS)
+
 .PHONY: lock
 lock: ## write the requirements files again from pyproject.toml (UPGRADE=1: newest versions)
 	@uv=$$($(call BOOTSTRAP,--uv)) && UV="$$uv" tools/lock.sh $(if $(UPGRADE),--upgrade)

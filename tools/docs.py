@@ -34,7 +34,7 @@ from heartdx.contract import (
 )
 from heartdx.serve import WORKER_CANNOT_START, workers
 from heartdx.serve.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX
-from heartdx.serve.telemetry import METRICS, Telemetry
+from heartdx.serve.telemetry import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -303,9 +303,8 @@ def error_classes() -> list[type[errors.HeartdxError]]:
 
 
 def _metric_rows() -> Iterator[tuple[str, str, str, str]]:
-    kinds = {family.name: family.type for family in Telemetry(None).registry.collect()}
-    for name, (meaning, labels) in METRICS.items():
-        yield f"`{name}`", kinds[name.removesuffix("_total")], _quoted(labels) or NONE, meaning
+    for name, (meaning, labels, kind) in METRICS.items():
+        yield f"`{name}`", kind, _quoted(labels) or NONE, meaning
 
 
 # -- small parts -----------------------------------------------------------------------------

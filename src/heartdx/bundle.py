@@ -10,6 +10,7 @@ be computed again from the files, without scikit-learn and without unpickling an
     <digest>/card.md              the same for people
     <digest>/<panel>/score.json   a logistic regression, whole: what the service evaluates
     <digest>/<panel>/model.onnx   the same model for other runtimes; serves a forest
+    <digest>/<panel>/reliability.json  how sure an answer is and why: range, population, reasons
     <digest>/<panel>/pipeline.joblib   the scikit-learn pipeline, for people; never loaded here
 """
 
@@ -19,8 +20,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ import numpy as np
 
 from heartdx.contract import NAMES, PANEL_BY_NAME, PANEL_NAMES, PANELS, fingerprint
 from heartdx.errors import BundleError, NoModelError, UsageError
+from heartdx.reliability import Policy, Reliability, reliability_of
 
 SCHEMA_VERSION = 1
 READABLE_SCHEMAS = (1,)
@@ -35,6 +37,7 @@ MODEL_NAME = "heartdx"
 MANIFEST = "manifest.json"
 EQUATION = "score.json"
 ONNX = "model.onnx"
+RELIABILITY = "reliability.json"
 CURRENT = "current"
 BUNDLES = "bundles"
 GOLDEN_TOLERANCE = 1e-6
@@ -87,11 +90,18 @@ class Bundle:
     folder : where it was read.
     manifest : the manifest as written.
     scorers : panel name to sub-model.
+    reliability : panel name to what its answers can be judged by, where training kept it.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
     scorers: Mapping[str, Scorer]
+    reliability: Mapping[str, Reliability] = field(default_factory=dict)
+
+    @property
+    def policy(self) -> Policy:
+        """When the model gives no prediction."""
+        return Policy.of(self.manifest.get("policy"))
 
     @property
     def digest(self) -> str:
@@ -136,10 +146,14 @@ class Bundle:
             raise BundleError(f"{self.version}: a sub-model gave something that is no probability")
         return Scored(probability, answering)
 
+    def used(self, panel: str) -> tuple[str, ...]:
+        """Attributes that a panel's sub-model looks at."""
+        facts = self.manifest["panels"][panel]
+        return tuple(facts.get("used", facts["inputs"]))
+
     def unused_inputs(self, row: np.ndarray, panel: str) -> list[str]:
         """Known attributes of a patient that the answering sub-model does not look at."""
-        facts = self.manifest["panels"][panel]
-        used = facts.get("used", facts["inputs"])
+        used = self.used(panel)
         known = zip(NAMES, row, strict=True)
         return [name for name, value in known if name not in used and not math.isnan(value)]
 
@@ -240,6 +254,22 @@ class OnnxModel:
         answer: np.ndarray = self._session.run(["probabilities"], feed)[0]
         return np.asarray(answer[:, 1], dtype=np.float64)
 
+    def one_patient(self) -> Callable[..., float]:
+        """A function of the inputs in order (None where missing) to the probability.
+
+        It writes into cells of its own, so one thread may use it at a time.
+        """
+        cells = {name: np.empty((1, 1)) for name in self._inputs}
+        listed = list(cells.values())
+        run, wanted = self._session.run, ["probabilities"]
+
+        def probability(*values: float | None) -> float:
+            for cell, value in zip(listed, values, strict=True):
+                cell[0, 0] = math.nan if value is None else value
+            return float(run(wanted, cells)[0][0, 1])
+
+        return probability
+
 
 # -- reading and verifying -------------------------------------------------------------------
 
@@ -316,11 +346,14 @@ def _verified(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     content = _verified_files(folder, manifest)
     digest = content_digest(
         panels={
-            name: panel_content(facts, content[_scoring_file(name, facts)])
+            name: panel_content(
+                facts, content[_scoring_file(name, facts)], content.get(f"{name}/{RELIABILITY}")
+            )
             for name, facts in manifest["panels"].items()
         },
         threshold=manifest["threshold"],
         harm_ratio=manifest["harm_ratio"],
+        policy=manifest.get("policy"),
         schema=manifest["schema_version"],
     )
     if digest != manifest["digest"]:
@@ -328,7 +361,7 @@ def _verified(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     if _DIGEST.fullmatch(folder.name) and folder.name != digest:
         raise BundleError(f"{folder}: holds the bundle {digest[:12]}…, not the one it is named for")
     scorers = {name: _scorer(name, facts, content) for name, facts in manifest["panels"].items()}
-    bundle = Bundle(folder, manifest, scorers)
+    bundle = Bundle(folder, manifest, scorers, _reliability(manifest, content))
     _check_golden(bundle)
     return bundle
 
@@ -338,6 +371,7 @@ def content_digest(
     panels: Mapping[str, Mapping[str, Any]],
     threshold: float,
     harm_ratio: float,
+    policy: Mapping[str, Any] | None = None,
     schema: int = SCHEMA_VERSION,
 ) -> str:
     """SHA-256 of what the bundle computes, independent of times, paths and joblib bytes."""
@@ -347,12 +381,15 @@ def content_digest(
         "panels": panels,
         "threshold": threshold,
         "harm_ratio": harm_ratio,
+        **({} if policy is None else {"policy": policy}),
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
-def panel_content(facts: Mapping[str, Any], scoring: bytes) -> dict[str, Any]:
+def panel_content(
+    facts: Mapping[str, Any], scoring: bytes, reliability: bytes | None = None
+) -> dict[str, Any]:
     """The part of a panel that decides its answers, for the digest."""
     model = (
         json.loads(scoring) if facts["model"] == "logreg" else hashlib.sha256(scoring).hexdigest()
@@ -363,6 +400,7 @@ def panel_content(facts: Mapping[str, Any], scoring: bytes) -> dict[str, Any]:
         "required": list(facts["required"]),
         **({"used": list(facts["used"])} if "used" in facts else {}),
         "content": model,
+        **({} if reliability is None else {"reliability": json.loads(reliability)}),
     }
 
 
@@ -375,7 +413,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         wanted |= {"panels", "golden", "files"}
         if wanted - manifest.keys():
             raise BundleError(f"{folder / MANIFEST}: lacks {', '.join(wanted - manifest.keys())}")
-    except (OSError, ValueError, AttributeError) as cause:
+    except (OSError, ValueError, AttributeError, RecursionError) as cause:
         raise BundleError(
             f"{folder / MANIFEST}: cannot be read as a manifest; train again"
         ) from cause
@@ -394,6 +432,7 @@ def _refuse_foreign(folder: Path, manifest: Mapping[str, Any]) -> None:
             f"({manifest['contract']['fingerprint'][:12]}…, this release has {fingerprint()[:12]}…)"
             "; train again with this release"
         )
+    Policy.of(manifest.get("policy"))  # refuses a reason that this release does not know
     for name, facts in manifest["panels"].items():
         panel = PANEL_BY_NAME.get(name)
         rule = (tuple(facts["inputs"]), tuple(facts["required"]))
@@ -402,11 +441,12 @@ def _refuse_foreign(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _verified_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """Bytes of the scoring files; every file the manifest lists is checked."""
+    """Bytes of the files that decide an answer; every file the manifest lists is checked."""
     kept = {_scoring_file(name, facts) for name, facts in manifest["panels"].items()}
     missing = kept - manifest["files"].keys()
     if missing:
         raise BundleError(f"{folder}: the manifest lists no checksum for {', '.join(missing)}")
+    kept |= {f"{name}/{RELIABILITY}" for name in manifest["panels"]}  # optional, so not missed
     content = {}
     for name, digest in manifest["files"].items():
         path = folder / name
@@ -436,6 +476,19 @@ def _scorer(panel: str, facts: Mapping[str, Any], content: Mapping[str, bytes]) 
     if facts["model"] == "logreg":
         return Equation(json.loads(scoring))
     return OnnxModel(scoring, tuple(facts["inputs"]))
+
+
+def _reliability(
+    manifest: Mapping[str, Any], content: Mapping[str, bytes]
+) -> dict[str, Reliability]:
+    found = {}
+    for name, facts in manifest["panels"].items():
+        kept = content.get(f"{name}/{RELIABILITY}")
+        if kept is not None:
+            is_equation = facts["model"] == "logreg"
+            equation = json.loads(content[f"{name}/{EQUATION}"]) if is_equation else None
+            found[name] = reliability_of(json.loads(kept), equation=equation)
+    return found
 
 
 def _check_golden(bundle: Bundle) -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heartdx import __version__, logs, settings
-from heartdx.contract import NAMES, SITE_NAMES
+from heartdx import __version__, logs, model_commands, settings
+from heartdx.contract import SITE_NAMES
 from heartdx.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -29,7 +29,6 @@ from heartdx.errors import (
 )
 
 if TYPE_CHECKING:
-    from heartdx.codings import HomeTable
     from heartdx.evaluation.panels import Plan
 
 DATA = Path("data/raw/heart.csv")
@@ -203,12 +202,21 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-tracking", action="store_true", help="do not log to MLflow (HEARTDX_TRACKING=off)"
     )
+    parser.add_argument(
+        "--abstain-when",
+        default="",
+        help="leave the decision open where the calibration range straddles the threshold "
+        "(straddle), where the patient is far from the training population (far), or both "
+        "(straddle,far); declared in the model (never)",
+    )
 
 
 def _train(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
     from heartdx import checks, tracking
+    from heartdx.reliability import Policy
     from heartdx.train import report, steps
 
+    policy = Policy.declared(arguments.abstain_when)
     data = checks.load(arguments.data, strict=arguments.strict, sites=arguments.site)
     plan = _plan(arguments, comparators=False)
     models_dir = arguments.models_dir or chosen.models_dir
@@ -220,6 +228,7 @@ def _train(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
         reports_dir=arguments.reports_dir,
         tracker=tracking.Tracker(uri=chosen.tracking_uri) if tracked else None,
         progress=_progress,
+        policy=policy,
     )
     print(report.summary(trained.results.panels))
     for name, result in trained.results.panels.items():
@@ -398,16 +407,33 @@ def _serve(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
 
 
 def _score_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="CSV of patients, any known coding")
-    parser.add_argument("--output", type=Path, help="CSV to write (standard output)")
+    parser.add_argument("file", type=Path, help="CSV in any known coding, or Parquet, of patients")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="CSV or Parquet to write, by its suffix, else as the file (CSV on standard output)",
+    )
     parser.add_argument("--models-dir", type=Path, help=f"({MODELS})")
     parser.add_argument("--model", type=Path, help="a bundle folder (the current one)")
-    parser.add_argument("--strict", action="store_true", help="refuse a file with any deception")
+    parser.add_argument("--strict", action="store_true", help="refuse a CSV with any deception")
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="write bad rows too, without a probability and with what is wrong in a column error",
+    )
+    parser.add_argument(
+        "--with-input", action="store_true", help="write the file's own columns beside the answers"
+    )
+    parser.add_argument(
+        "--coding",
+        choices=("auto", "uci"),
+        default="auto",
+        help="uci: numbers are UCI's codes; auto: look for evidence (auto)",
+    )
 
 
 def _score(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
-    from heartdx import atomic, bundle, codings, records
-    from heartdx.contract import OUTCOME
+    from heartdx import bundle, scoring
 
     model = bundle.load(
         bundle.locate(
@@ -415,42 +441,53 @@ def _score(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
             model_path=arguments.model or chosen.model_path,
         )
     )
-    home = codings.to_home(
-        records.read_file(arguments.file), strict=arguments.strict, keep_repeats=True
+    logger = logs.get("score")
+    scored = scoring.score_file(
+        arguments.file,
+        arguments.output,
+        model=model,
+        strict=arguments.strict,
+        keep_going=arguments.keep_going,
+        with_input=arguments.with_input,
+        coding=arguments.coding,
+        told=lambda sentence: logs.event(logger, sentence),
+        progress=lambda rows, seconds: logs.event(
+            logger, "scoring", rows=rows, rows_per_second=round(rows / seconds)
+        ),
     )
-    for finding in home.findings:
-        logs.event(logs.get("score"), finding.message)
-    _refuse_unanswerable(arguments.file, home, records.ALWAYS_REQUIRED)
-    scored = model.score(home.X)
-    labels = (OUTCOME.negative, OUTCOME.positive)
-    lines = ["line,probability,prediction,label,panel,model_version"]
-    answers = zip(home.lines, scored.probability, scored.predictions(model.threshold), strict=True)
-    for row, (line, p, prediction) in enumerate(answers):
-        panel = scored.panel_name(row)
-        lines.append(f"{line},{p:.6f},{prediction},{labels[prediction]},{panel},{model.version}")
-    text = "\n".join(lines) + "\n"
-    if arguments.output is None:
-        sys.stdout.write(text)
-    else:
-        atomic.write_text(arguments.output, text)
-        print(f"{arguments.output}: {len(home.X)} patients scored by model {model.version}")
+    if scored.refused:
+        logs.event(logger, "rows without an answer", refused=scored.refused, of=scored.rows)
+    if arguments.output is not None:
+        answered = scored.rows - scored.refused
+        print(f"{arguments.output}: {answered} patients scored by model {model.version}")
     return EXIT_DONE
 
 
-def _refuse_unanswerable(file: Path, home: HomeTable, required: Sequence[str]) -> None:
-    """Every panel needs some attributes; the lines that lack one are named."""
-    places = [NAMES.index(name) for name in required]
-    lines = [
-        line
-        for line, row in zip(home.lines, home.X, strict=True)
-        if not all(row[place] == row[place] for place in places)
-    ]
-    if lines:
-        named = ", ".join(map(str, lines[:5])) + (" …" if len(lines) > 5 else "")
-        raise ContractError(
-            f"{file}: {len(lines)} of {len(home.X)} patients lack {', '.join(required)} in part "
-            f"(line {named}); every panel needs them: complete or remove these lines"
-        )
+# -- model -----------------------------------------------------------------------------------
+
+
+def _model(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
+    told = model_commands.run(arguments, chosen)
+    for line in told.lines:
+        print(line)
+    return told.exit_code
+
+
+# -- key -------------------------------------------------------------------------------------
+
+
+def _key_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("new",), help="new: make a key, add its hash to a file")
+    parser.add_argument("--name", required=True, help="the client the key is for")
+    parser.add_argument("--file", type=Path, required=True, help="file of names and hashes")
+
+
+def _key(arguments: argparse.Namespace, _: settings.Settings) -> int:
+    from heartdx.serve import keys
+
+    print(keys.new(arguments.name, place=arguments.file))
+    print(f"{arguments.file}: holds its hash; the key is shown this once", file=sys.stderr)
+    return EXIT_DONE
 
 
 # -- doctor ----------------------------------------------------------------------------------
@@ -606,6 +643,20 @@ COMMANDS: tuple[Command, ...] = (
         f"heartdx score {DATA} --output scored.csv",
         _score_options,
         _score,
+    ),
+    Command(
+        "model",
+        "List, switch, roll back, verify, sign and stop models.",
+        "heartdx model list",
+        model_commands.options,
+        _model,
+    ),
+    Command(
+        "key",
+        "Make an API key for a client of the service.",
+        "heartdx key new --name ward --file keys.txt",
+        _key_options,
+        _key,
     ),
     Command(
         "doctor",

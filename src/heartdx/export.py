@@ -15,18 +15,20 @@ import joblib
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from heartdx import __version__, atomic, bundle
+from heartdx import __version__, atomic, bundle, store
 from heartdx.contract import ATTRIBUTES, BY_NAME, NAMES, PANELS, VERSION, Panel, fingerprint
 from heartdx.equations import PanelModel, equation_of, used_inputs
 from heartdx.errors import BundleError, VerificationError
 from heartdx.onnx_graph import onnx_of
 from heartdx.pipelines import feature_kind
+from heartdx.reliability import Policy
 
 GOLDEN_RECORDS = 20
 EQUATION_TOLERANCE = 1e-9
 ONNX_TOLERANCE = 1e-6
 JOBLIB = "pipeline.joblib"
-CARD = "card.md"
+TRAINING = "heartdx train"
+CARD = store.CARD
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def write_bundle(
     card: str,
     check_rows: np.ndarray,
     seed: int,
+    reliability: Mapping[str, bytes] | None = None,
+    policy: Policy | None = None,
 ) -> bundle.Bundle:
     """Write a bundle under its digest and read it back verified.
 
@@ -64,22 +68,30 @@ def write_bundle(
     card : text of ``card.md``; ``{version}`` and ``{digest}`` are filled in.
     check_rows : shape (n, 13), patients on whom every exported form must agree.
     seed : of the synthetic golden records.
+    reliability : panel name to its ``reliability.json``.
+    policy : when the model declines to decide; never when None.
 
     Raises
     ------
     VerificationError
         An exported form answers differently from scikit-learn.
     """
+    kept = reliability or {}
+    declared = (policy or Policy()).document()
     exported: dict[str, Exported] = {
         m.panel.name: export(m, check_rows, threshold=threshold) for m in models
     }
     panels: dict[str, dict[str, Any]] = {m.panel.name: _panel_facts(m) for m in models}
     digest = bundle.content_digest(
-        panels={n: bundle.panel_content(panels[n], exported[n].served) for n in panels},
+        panels={
+            n: bundle.panel_content(panels[n], exported[n].served, kept.get(n)) for n in panels
+        },
         threshold=threshold,
         harm_ratio=harm_ratio,
+        policy=declared,
     )
     files = dict(_files(models, exported))
+    files |= {f"{name}/{bundle.RELIABILITY}": content for name, content in kept.items()}
     filled = card.replace("{version}", digest[:12]).replace("{digest}", digest)
     manifest = {
         "schema_version": bundle.SCHEMA_VERSION,
@@ -89,6 +101,7 @@ def write_bundle(
         "contract": {"version": VERSION, "fingerprint": fingerprint()},
         "threshold": threshold,
         "harm_ratio": harm_ratio,
+        "policy": declared,
         "panels": panels,
         "golden": golden(models, seed=seed),
         "heartdx_version": __version__,
@@ -98,7 +111,8 @@ def write_bundle(
     target = models_dir / bundle.BUNDLES / digest
     _set_damaged_aside(target)
     if target.exists():
-        _renew(target, manifest, filled)
+        if not (target / store.SIGNATURE).exists():  # what was signed stays as it was signed
+            _renew(target, manifest, filled)
         return bundle.load(target)
     with atomic.folder(target) as draft:
         for name, content in files.items():
@@ -111,8 +125,7 @@ def write_bundle(
 
 def promote(models_dir: Path, digest: str) -> None:
     """Make a bundle the current one, in one step; the bundle is verified first."""
-    bundle.load(models_dir / bundle.BUNDLES / digest)  # its folder's name is its digest
-    atomic.write_text(models_dir / bundle.CURRENT, digest + "\n")
+    store.switch(models_dir, digest, by=TRAINING)
 
 
 def dump(pipeline: Pipeline) -> bytes:

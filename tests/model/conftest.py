@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from heartdx.contract import NAMES, PANELS
 from heartdx.evaluation.panels import panel_patients
 from heartdx.pipelines import BY_CANDIDATE
 from heartdx.resampling import fitted
+from training_kit import ONE_THREAD, Trained, train, trained_once
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,27 @@ def served(request, loaded, tmp_path_factory) -> Exported:
 @pytest.fixture(scope="session")
 def logreg(loaded, tmp_path_factory) -> Exported:
     return exported(loaded, "logreg", tmp_path_factory.mktemp("logreg-alone"))
+
+
+@pytest.fixture(scope="session")
+def trained_again(heart_csv, tmp_path_factory) -> Trained:
+    """The run of ``trained`` once more, by two processes of two threads."""
+    more = {**os.environ, **dict.fromkeys(ONE_THREAD, "2")}
+    asked = ("--jobs", "2", "--no-tracking")
+    return trained_once(
+        tmp_path_factory,
+        "trained-again",
+        lambda folder: train(heart_csv, folder, *asked, environment=more),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_at_cleveland(heart_csv, tmp_path_factory) -> Trained:
+    """One hospital, a missed patient four times as bad, and a tracking server that is away."""
+    away = {"PATH": "", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    asked = ("--site", "cleveland", "--harm-ratio", "4")
+    return trained_once(
+        tmp_path_factory,
+        "cleveland",
+        lambda folder: train(heart_csv, folder, *asked, environment=away),
+    )

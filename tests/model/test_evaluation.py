@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from heartdx import checks
 from heartdx.contract import PANEL_NAMES
 from heartdx.evaluation import run, summary
-from heartdx.evaluation.document import Extras, evaluation_document
-from heartdx.evaluation.panels import Plan, evaluate_and_fit
-from heartdx.evaluation.policy import answers
 from heartdx.performance import METRICS
 
 TOP = {
@@ -170,29 +166,22 @@ def test_gates_stand_in_the_document_with_reason_and_figure(document) -> None:
     assert "imaging: export agrees with the fitted pipeline" in names
 
 
-def test_the_same_run_gives_the_same_document(loaded, document) -> None:
-    plan = Plan(splits=2, repeats=1)
-    results = evaluate_and_fit(loaded, plan, progress=lambda found, _: found)
+def test_the_same_run_gives_the_same_document(trained, trained_again) -> None:
+    document = (trained.reports / run.DOCUMENT).read_bytes()
 
-    again = run.quick(loaded, plan, results, gates=document["gates"], told=[])
-
-    kept = {key: value for key, value in document.items() if key not in ("findings", "data")}
-    assert {k: v for k, v in again.items() if k not in ("findings", "data")} == kept
+    assert (trained_again.reports / run.DOCUMENT).read_bytes() == document
 
 
-def test_one_hospital_alone_is_evaluated_without_a_word_on_others(heart_csv, tmp_path) -> None:
-    data = checks.load(heart_csv, sites=["cleveland"])
-    plan = Plan(splits=2, repeats=1)
-    results = evaluate_and_fit(data, plan, progress=lambda found, _: found)
+def test_one_hospital_alone_is_evaluated_without_a_word_on_others(trained_at_cleveland) -> None:
+    reports = trained_at_cleveland.reports
 
-    found = evaluation_document(
-        data, plan, results, answers(data, results), kind="quick", extras=Extras(), gates=[]
-    )
-    written = run.write(found, tmp_path)
+    found = json.loads((reports / run.DOCUMENT).read_text())
 
     assert found["policy"]["pooled"] is None
     assert found["policy"]["held_out"] == {}
     assert "What to expect in an unseen hospital cannot be estimated" in " ".join(found["summary"])
+    written = [reports / run.PAGE, *(reports / run.FIGURES).glob("evaluation_*.png")]
+    assert len(written) > 1
     assert all(path.stat().st_size for path in written)
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,21 +17,10 @@ import pytest
 from heartdx import bundle
 from heartdx.contract import OUTCOME, PANEL_NAMES, fingerprint
 from heartdx.performance import METRICS
+from training_kit import ONE_THREAD, train
 
-TRAIN = [sys.executable, "-m", "heartdx.cli", "train"]
-SMALL = ["--cv-splits", "2", "--repeats", "1", "--jobs", "1", "--no-tracking"]
+UNTRACKED = "--no-tracking"
 CANDIDATES = ["prevalence", "age_sex", "logreg", "forest", "procedure"]
-
-
-def train(data: Path, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*TRAIN, "--data", str(data), *SMALL, *options],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -133,23 +121,19 @@ def test_a_long_command_shows_progress_and_ends_with_the_next_step(trained) -> N
 
 
 def test_the_same_data_and_seed_give_the_same_model_and_report_with_any_jobs(
-    trained, heart_csv, tmp_path
+    trained, trained_again
 ) -> None:
-    finished = train(heart_csv, tmp_path, "--jobs", "2")
+    model, report = (trained.models / "current"), (trained.reports / "metrics.json")
 
-    assert finished.returncode == 0, finished.stderr
-    assert (tmp_path / "models/current").read_text() == (trained.models / "current").read_text()
-    one = (tmp_path / "reports/metrics.json").read_bytes()
-    assert one == (trained.reports / "metrics.json").read_bytes()
+    assert (trained_again.models / "current").read_text() == model.read_text()
+    assert (trained_again.reports / "metrics.json").read_bytes() == report.read_bytes()
 
 
 def test_cleveland_alone_trains_and_says_that_transfer_is_not_estimable(
-    heart_csv, tmp_path
+    trained_at_cleveland,
 ) -> None:
-    finished = train(heart_csv, tmp_path, "--site", "cleveland", "--harm-ratio", "4")
+    report = json.loads((trained_at_cleveland.reports / "metrics.json").read_text())
 
-    assert finished.returncode == 0, finished.stderr
-    report = json.loads((tmp_path / "reports/metrics.json").read_text())
     assert list(report["panels"]) == list(PANEL_NAMES)
     for panel in report["panels"].values():
         assert panel["sites"].keys() == {"cleveland"}
@@ -171,7 +155,7 @@ def test_a_model_no_better_than_chance_fails_its_gate_and_the_old_one_stays(
     noise = tmp_path / "noise.csv"
     frame.to_csv(noise, index=False)
 
-    finished = train(noise, tmp_path)
+    finished = train(noise, tmp_path, "--site", "cleveland", UNTRACKED)
 
     assert finished.returncode == 4, finished.stderr
     assert "quality gates failed" in finished.stderr
@@ -193,7 +177,7 @@ def test_a_model_no_better_than_chance_fails_its_gate_and_the_old_one_stays(
 def test_what_cannot_be_done_is_said_in_one_sentence(
     heart_csv, tmp_path, options: list[str], message: str, code: int
 ) -> None:
-    finished = train(heart_csv, tmp_path, *options)
+    finished = train(heart_csv, tmp_path, UNTRACKED, *options)
 
     assert finished.returncode == code
     assert message in finished.stderr
@@ -201,53 +185,86 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
     assert not (tmp_path / "models").exists()
 
 
+WRITERS = """
+import itertools, os, shutil, sys, time
+from pathlib import Path
+import joblib
+import numpy as np
+from heartdx import equations, export
+from heartdx.contract import PANELS
+
+models = Path(sys.argv[1])
+candidates = models / "candidates"
+pipelines = [joblib.load(candidates / f"{p.name}-logreg.joblib") for p in PANELS]
+parts = [equations.PanelModel(p, "logreg", fitted, {})
+         for p, fitted in zip(PANELS, pipelines, strict=True)]
+
+def write_and_promote(turns):
+    for turn in turns:
+        made = export.write_bundle(parts, models_dir=models, threshold=0.5 + turn % 2 / 10,
+            harm_ratio=1.0, facts={"turn": turn}, card="", seed=7,
+            check_rows=np.full((1, 13), np.nan))
+        export.promote(models, made.digest)
+        if turn % 3 == 2:
+            other = [f for f in (models / "bundles").iterdir() if f.name != made.digest]
+            for folder in other: shutil.rmtree(folder)
+
+def forked(turns):
+    writer = os.fork()
+    if not writer:
+        write_and_promote(turns)
+        os._exit(0)
+    return writer
+
+began = time.monotonic()
+os.waitpid(forked(range(3)), 0)
+print(time.monotonic() - began, flush=True)
+for _ in sys.stdin:
+    writer = forked(itertools.count())
+    print(writer, flush=True)
+    _, status = os.waitpid(writer, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
 def test_kill_9_at_any_moment_leaves_the_old_model_or_the_new_one_whole(
     loaded, trained, tmp_path
 ) -> None:
-    """A process writes and promotes two models in turn; whenever it dies, one of them is whole."""
+    """Processes write and promote two models in turn; whenever one dies, a model is whole.
+
+    Each is forked from one that has imported all, and is alone when it is killed.
+    """
     import shutil
 
     models = tmp_path / "models"
     shutil.copytree(trained.models, models)
-    writer = (
-        "import itertools, json, shutil, sys\n"
-        "from pathlib import Path\n"
-        "import numpy as np\n"
-        "from heartdx import equations, export\n"
-        "from heartdx.contract import PANELS\n"
-        "import joblib\n"
-        "models = Path(sys.argv[1])\n"
-        "candidates = models / 'candidates'\n"
-        "pipelines = [joblib.load(candidates / f'{p.name}-logreg.joblib') for p in PANELS]\n"
-        "parts = [equations.PanelModel(p, 'logreg', fitted, {})\n"
-        "         for p, fitted in zip(PANELS, pipelines, strict=True)]\n"
-        "print('ready', flush=True)\n"
-        "for turn in itertools.count():\n"
-        "    made = export.write_bundle(parts, models_dir=models, threshold=0.5 + turn % 2 / 10,\n"
-        "        harm_ratio=1.0, facts={'turn': turn}, card='', seed=7,\n"
-        "        check_rows=np.full((1, 13), np.nan))\n"
-        "    export.promote(models, made.digest)\n"
-        "    if turn % 3 == 2:\n"
-        "        other = [f for f in (models / 'bundles').iterdir() if f.name != made.digest]\n"
-        "        for folder in other: shutil.rmtree(folder)\n"
-    )
     generator, seen = random.Random(1), set()
-    for _ in range(15):
-        command = [sys.executable, "-c", writer, str(models)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(generator.uniform(0, 0.5))
-            assert process.poll() is None, "the writer stopped by itself"
-            os.kill(process.pid, signal.SIGKILL)
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITERS, str(models)],
+        env={**os.environ, **ONE_THREAD},  # a process of one thread can be forked
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writers:
+        three_turns = float(writers.stdout.readline())
+        for _ in range(15):
+            writers.stdin.write("another\n")
+            writers.stdin.flush()
+            writer = int(writers.stdout.readline())
+            time.sleep(generator.uniform(0, three_turns))
+            os.kill(writer, signal.SIGKILL)
+            ended = int(writers.stdout.readline())
+            assert ended == -signal.SIGKILL, "the writer stopped by itself"
 
-        current = bundle.load(bundle.current_folder(models))
-        assert current.digest == (models / "current").read_text().strip()
-        seen.add(current.threshold)
+            current = bundle.load(bundle.current_folder(models))
+            assert current.digest == (models / "current").read_text().strip()
+            seen.add(current.threshold)
+        writers.stdin.close()
     assert seen == {0.5, 0.6}
 
 
 def test_a_panel_that_the_data_cannot_train_is_left_out_and_said(heart_csv, tmp_path) -> None:
-    finished = train(heart_csv, tmp_path, "--site", "hungary")
+    finished = train(heart_csv, tmp_path, "--site", "hungary", UNTRACKED)
 
     assert finished.returncode == 0, finished.stderr
     report = json.loads((tmp_path / "reports/metrics.json").read_text())
@@ -263,14 +280,14 @@ def test_a_panel_that_the_data_cannot_train_is_left_out_and_said(heart_csv, tmp_
 
 def test_a_hospital_whose_patients_teach_nothing_fails_its_gates(heart_csv, tmp_path) -> None:
     """Long Beach alone, two folds: no better than its prevalence, and told so with figures."""
-    finished = train(heart_csv, tmp_path, "--site", "va")
+    finished = train(heart_csv, tmp_path, "--site", "va", UNTRACKED)
 
     assert finished.returncode == 4, finished.stderr
     assert "bedside: better than prevalence only (difference in log loss" in finished.stderr
 
 
 def test_too_few_healthy_patients_fail_the_gate_and_are_counted(heart_csv, tmp_path) -> None:
-    finished = train(heart_csv, tmp_path, "--site", "switzerland")
+    finished = train(heart_csv, tmp_path, "--site", "switzerland", UNTRACKED)
 
     assert finished.returncode == 4, finished.stderr
     assert "enough patients (8 of the rarer outcome, needed 20)" in finished.stderr
@@ -282,7 +299,7 @@ def test_a_file_of_two_patients_is_refused_in_one_sentence(heart_csv, tmp_path) 
     lines = heart_csv.read_text().splitlines()
     (tmp_path / "two.csv").write_text("\n".join(lines[:3]) + "\n")
 
-    finished = train(tmp_path / "two.csv", tmp_path)
+    finished = train(tmp_path / "two.csv", tmp_path, UNTRACKED)
 
     assert finished.returncode == 3
     assert "too few of one outcome for 2 folds" in finished.stderr

@@ -18,7 +18,7 @@ import pytest
 from fresh import answer, fresh_copy
 from readme_numbers import metrics_table, transfer_table
 
-pytestmark = pytest.mark.xdist_group("port 8000")
+from training_kit import ONE_THREAD
 
 INSTALL = "pip install -r requirements.txt"
 STEPS = (
@@ -100,6 +100,8 @@ class Newcomer:
             **kept,
             "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
             "VIRTUAL_ENV": str(venv),
+            "PIP_NO_COMPILE": "1",  # compiled at the first import instead: the same in less time
+            **ONE_THREAD,
         }
 
     def run(self, command: str) -> subprocess.CompletedProcess:

@@ -38,7 +38,7 @@ def bare_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient
 
 @pytest.fixture
 def log_lines(client: TestClient) -> Iterator[LogLines]:
-    handler = LogLines()
+    handler = LogLines(client.app.lines.flush)
     logging.getLogger(logs.LOGGER).addHandler(handler)
     yield handler
     logging.getLogger(logs.LOGGER).removeHandler(handler)

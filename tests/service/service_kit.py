@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -28,16 +28,25 @@ PATIENT = {
 }  # fmt: skip
 
 
-class LogLines(logging.Handler):
+class LogLines(logs.LineHandler):
     """The service's log lines as they are written."""
 
-    def __init__(self) -> None:
+    def __init__(self, flush: Callable[[], None]) -> None:
         super().__init__()
         self.setFormatter(logs.JsonFormatter())
-        self.lines: list[str] = []
+        self._written: list[str] = []
+        self._flush = flush
+
+    @property
+    def lines(self) -> list[str]:
+        self._flush()  # what the hot path has not written yet
+        return self._written
+
+    def write_lines(self, text: str) -> None:
+        self._written += text.splitlines()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
+        self._written.append(self.format(record))
 
     def requests(self) -> list[dict]:
         parsed = [json.loads(line) for line in self.lines]

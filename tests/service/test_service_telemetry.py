@@ -235,7 +235,7 @@ def test_a_file_that_a_new_worker_has_not_filled_yet_is_read_again(tmp_path) -> 
     filled = threading.Timer(0.2, half_made.unlink)
     filled.start()
 
-    text = telemetry._added_up(tmp_path)
+    text = telemetry._added_up(tmp_path, [])
 
     filled.join()
     assert text == b""

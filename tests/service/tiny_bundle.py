@@ -19,6 +19,7 @@ from heartdx.bundle import (
     EQUATION,
     MANIFEST,
     MODEL_NAME,
+    RELIABILITY,
     SCHEMA_VERSION,
     Bundle,
     Equation,
@@ -32,34 +33,55 @@ THRESHOLD = 0.4
 HARM_RATIO = 1.5
 
 
-def write(models_dir: Path, *, panels: tuple[str, ...] = PANEL_NAMES, slant: float = 1.0) -> Path:
+def write(
+    models_dir: Path,
+    *,
+    panels: tuple[str, ...] = PANEL_NAMES,
+    slant: float = 1.0,
+    reliability: bool = True,
+    abstain_when: tuple[str, ...] = (),
+) -> Path:
     """A bundle under ``models_dir``, made the current one; returns its folder.
 
-    ``slant`` scales the coefficients, so that two bundles answer differently.
+    ``slant`` scales the coefficients, so that two bundles answer differently. Without
+    ``reliability`` it is as an earlier release wrote it; ``abstain_when`` is its policy.
     """
     equations = {p.name: _equation(p, slant) for p in PANELS if p.name in panels}
     scoring = {name: json.dumps(equation).encode() for name, equation in equations.items()}
-    manifest = _manifest(equations, scoring)
+    kept = {name: _reliability(equation) for name, equation in equations.items() if reliability}
+    manifest = _manifest(equations, scoring, kept, abstain_when)
     folder = models_dir / BUNDLES / manifest["digest"]
     for name, content in scoring.items():
         (folder / name).mkdir(parents=True)
         (folder / name / EQUATION).write_bytes(content)
+    for name, content in kept.items():
+        (folder / name / RELIABILITY).write_bytes(content)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     (models_dir / CURRENT).write_text(manifest["digest"] + "\n")
     return folder
 
 
-def _manifest(equations: dict[str, dict[str, Any]], scoring: dict[str, bytes]) -> dict[str, Any]:
+def _manifest(
+    equations: dict[str, dict[str, Any]],
+    scoring: dict[str, bytes],
+    kept: dict[str, bytes],
+    abstain_when: tuple[str, ...],
+) -> dict[str, Any]:
     panels = {
         p.name: {"model": "logreg", "inputs": list(p.inputs), "required": list(p.required)}
         for p in PANELS
         if p.name in equations
     }
-    contents = {name: panel_content(facts, scoring[name]) for name, facts in panels.items()}
+    contents = {
+        name: panel_content(facts, scoring[name], kept.get(name)) for name, facts in panels.items()
+    }
+    policy = {"abstain_when": list(abstain_when)} if abstain_when else None
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": MODEL_NAME,
-        "digest": content_digest(panels=contents, threshold=THRESHOLD, harm_ratio=HARM_RATIO),
+        "digest": content_digest(
+            panels=contents, threshold=THRESHOLD, harm_ratio=HARM_RATIO, policy=policy
+        ),
         "contract": {"fingerprint": fingerprint()},
         "threshold": THRESHOLD,
         "harm_ratio": HARM_RATIO,
@@ -67,7 +89,12 @@ def _manifest(equations: dict[str, dict[str, Any]], scoring: dict[str, bytes]) -
         "files": {
             f"{name}/{EQUATION}": hashlib.sha256(content).hexdigest()
             for name, content in scoring.items()
+        }
+        | {
+            f"{name}/{RELIABILITY}": hashlib.sha256(content).hexdigest()
+            for name, content in kept.items()
         },
+        **({"policy": policy} if policy else {}),
     }
     X = table(_golden_records())
     scorers = {name: Equation(equation) for name, equation in equations.items()}
@@ -101,6 +128,65 @@ def _equation(panel: Panel, slant: float) -> dict[str, Any]:
         "terms": terms,
         "calibration": {"slope": 0.9, "intercept": 0.05},
     }
+
+
+def _reliability(equation: dict[str, Any]) -> bytes:
+    """Ranges, a population and a reference that are as invented as the equation.
+
+    Training saw the middle four fifths of each number, and 3 patients with the last code of each
+    attribute of more than two; all columns of the distance weigh the same.
+    """
+    attributes = [BY_NAME[name] for name in equation["inputs"]]
+    numbers = {a.name: a.plausible for a in attributes if a.plausible}
+    codes = {a.name: a.code_values for a in attributes if a.codes}
+    columns: list[dict[str, Any]] = [
+        {"attribute": name, "mean": (low + high) / 2, "scale": (high - low) / 8}
+        for name, (low, high) in numbers.items()
+    ]
+    columns += [
+        {"attribute": name, "code": code, "mean": round(1 / len(values), 6)}
+        for name, values in codes.items()
+        for code in values
+    ]
+    tenths = [tenth / 10 for tenth in range(11)]
+    draw = random.Random(len(columns))
+    document = {
+        "about": "invented",
+        "calibration": {
+            "breaks": [tenth - 0.05 for tenth in tenths[1:]],
+            "low": [max(0.0, round(tenth - 0.07, 2)) for tenth in tenths],
+            "high": [min(1.0, round(tenth + 0.07, 2)) for tenth in tenths],
+            "point": tenths,
+        },
+        "population": {
+            "patients": 200,
+            "numbers": {
+                name: [low + (high - low) / 10, high - (high - low) / 10]
+                for name, (low, high) in numbers.items()
+            },
+            "codes": {
+                name: {str(code): 3 if code == values[-1] != 1 else 60 for code in values}
+                for name, values in codes.items()
+            },
+            "distance": {
+                "columns": columns,
+                "factor": [
+                    [round(draw.uniform(-0.05, 0.05), 6) for _ in range(place)] + [1.0]
+                    for place in range(len(columns))
+                ],
+                "limit": 5.0,
+                "false_positives": {
+                    "nominal": 0.01,
+                    "measured": 0.01,
+                    "low": 0.003,
+                    "high": 0.036,
+                    "patients": 200,
+                },
+            },
+        },
+        "reference": {term["attribute"]: 0.01 for term in equation["terms"]},
+    }
+    return json.dumps(document).encode()
 
 
 def _middle(name: str) -> float:

@@ -186,13 +186,13 @@ def _usable_from(sizes: Sequence[int], advantage: Sequence[np.ndarray]) -> int |
 
 
 def logistic_refit(table: np.ndarray, y: np.ndarray, pipelines: Mapping[str, Any]) -> Refit:
-    """A refit of the panels on local patients only, richest first.
+    """A refit of the panels on local patients only; the richest that can answers a patient.
 
     Parameters
     ----------
     table : shape (n, 13), all patients of the hospital.
     y : shape (n,).
-    pipelines : panel name to an unfitted pipeline.
+    pipelines : panel name to an unfitted pipeline, the richest last.
     """
     from sklearn.base import clone
 
@@ -200,17 +200,16 @@ def logistic_refit(table: np.ndarray, y: np.ndarray, pipelines: Mapping[str, Any
 
     def refitted(here: np.ndarray, there: np.ndarray) -> np.ndarray:
         y_prob = np.full(len(there), np.nan)
-        for name, pipeline in pipelines.items():
+        for name, pipeline in reversed(list(pipelines.items())):
             panel = PANEL_BY_NAME[name]
             known = ~np.isnan(table[:, [NAMES.index(n) for n in panel.required]]).any(axis=1)
-            local = here[known[here]]
-            if len(np.unique(y[local])) < 2:
-                continue
+            local, scored = here[known[here]], np.flatnonzero(known[there])
+            waiting = np.isnan(y_prob[scored])
+            if len(np.unique(y[local])) < 2 or not waiting.any():
+                continue  # a fit costs the most here, and a richer panel has answered them all
             fitted = clone(pipeline).fit(table[np.ix_(local, panel.columns)], y[local])
-            answered = np.flatnonzero(known[there])
-            if len(answered):
-                rows = table[np.ix_(there[answered], panel.columns)]
-                y_prob[answered] = fitted.predict_proba(rows)[:, 1]
+            answers = fitted.predict_proba(table[np.ix_(there[scored], panel.columns)])[:, 1]
+            y_prob[scored[waiting]] = answers[waiting]
         return y_prob
 
     return refitted

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 import heartdx
 from heartdx import bundle as bundles
-from heartdx import logs
+from heartdx import logs, store
 from heartdx.errors import BundleError, NoModelError
-from heartdx.serve import predictor, problems, schemas, workers
+from heartdx.serve import (
+    admin,
+    batch,
+    batch_schemas,
+    mlflow_doors,
+    open_inference,
+    page,
+    predictor,
+    problems,
+    schemas,
+    swap,
+    workers,
+)
+from heartdx.serve.browsers import Cors, SecurityHeaders
+from heartdx.serve.front import Service
+from heartdx.serve.guard import Guard, GuardMiddleware
 from heartdx.serve.middleware import Watch
 from heartdx.serve.problems import InputError, RequestError
 from heartdx.serve.routes import router
+from heartdx.serve.shadow import Shadow
 from heartdx.serve.telemetry import Telemetry
 from heartdx.settings import Settings
 
 _LOG = logs.get("serve")
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Service:
     """The service as an ASGI application; the model loads in its lifespan.
 
     Raises
@@ -33,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     _refuse_unservable(settings)
     telemetry = Telemetry(workers.shared_folder())
-    app = FastAPI(
+    app = Service(
         title="heartdx",
         version=heartdx.__version__,
         description=schemas.ABOUT,
@@ -45,27 +64,64 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.telemetry = telemetry
-    app.state.loaded = predictor.NOT_STARTED
+    guard = Guard.from_settings(settings, stopped=lambda: store.stopped(settings.models_dir))
+    guard.tell_in_flight, guard.tell_refused = telemetry.in_flight.set, telemetry.count_shed
+    app.prepare(telemetry, guard, max_body_bytes=settings.max_body_bytes)
+    app.state.guard, app.state.admin = guard, admin.bound(settings)
     app.include_router(router)
+    app.include_router(open_inference.router)
+    app.include_router(mlflow_doors.router)
+    app.include_router(batch.router)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _not_routed)
+    app.add_middleware(GuardMiddleware, guard=guard)
+    app.add_middleware(Cors, origins=guard.origins)
     app.add_middleware(Watch, telemetry=telemetry)
-    schemas.install(app, max_records=settings.max_records)
+    app.add_middleware(SecurityHeaders, page=page.page(app.title))
+    parts = (open_inference.components, mlflow_doors.components, batch_schemas.components)
+    schemas.install(app, max_records=settings.max_records, parts=parts)
     return app
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: Service) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     _set_up_logs(settings.log_level)
-    app.state.loaded = predictor.load(settings)
-    app.state.telemetry.started(app.state.loaded.bundle)
+    app.state.telemetry.started()
+    app.serve(predictor.load(settings))
     _tell(app.state.loaded)
+    app.lines.start(asyncio.get_running_loop().call_later)
+    reload = functools.partial(swap.swap, app)
+    administered = admin.serving(app, app.state.admin, guard=app.guard, reload=reload)
+    async with _background(app), app.guard.watching(), administered:
+        yield
+    app.serve(predictor.NOT_STARTED)
+    app.lines.flush()
+    app.state.telemetry.stopped()
+
+
+@contextlib.asynccontextmanager
+async def _background(app: Service) -> AsyncIterator[None]:
+    """What runs beside the answers, ended with the service."""
+    settings: Settings = app.state.settings
+    tasks = []
+    if settings.poll_seconds and settings.model_path is None:
+        tasks.append(asyncio.create_task(swap.follow(app)))
+    if settings.shadow_path is not None:
+        challenger = predictor.load(replace(settings, model_path=settings.shadow_path))
+        if challenger.bundle is None:
+            logs.event(_LOG, "shadow_refused", level=logging.ERROR, reason=challenger.reason)
+        else:
+            logs.event(_LOG, "shadow", digest=challenger.bundle.digest)
+            app.shadow = Shadow(challenger.bundle, app.state.telemetry)
+            tasks.append(asyncio.create_task(app.shadow.run()))
     try:
         yield
     finally:
-        app.state.loaded = predictor.NOT_STARTED
-        app.state.telemetry.stopped()
+        app.shadow = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _refuse_unservable(settings: Settings) -> None:
@@ -95,10 +151,11 @@ async def _refused(request: Request, refusal: Exception) -> Response:
     if isinstance(refusal, InputError):
         request.app.state.telemetry.count_rejected(refusal.problems)
     request.state.facts["problem"] = refusal.kind
-    return problems.of_refusal(refusal).response(request.state.request_id)
+    problem = problems.of_refusal(refusal)
+    return problem.response(request.state.request_id, path=request.url.path)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     problem = problems.of_status(error.status_code, error.headers)
-    return problem.response(request.state.request_id)
+    return problem.response(request.state.request_id, path=request.url.path)

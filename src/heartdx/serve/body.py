@@ -37,12 +37,45 @@ async def read_json(request: Request, *, limit: int) -> object:
     RequestError
         Not JSON by content type, compressed, too large, or malformed.
     """
-    _refuse_other_media(request.headers)
-    return parse(await _bytes(request, limit))
+    return parse(await read_bytes(request, limit=limit))
 
 
-def parse(raw: bytes) -> object:
+async def read_bytes(request: Request, *, limit: int, media: tuple[str, ...] = (JSON,)) -> bytes:
+    """The body of a request as it came.
+
+    Parameters
+    ----------
+    limit : most bytes to read.
+    media : content types accepted; an empty one accepts a request that declares none.
+
+    Raises
+    ------
+    RequestError
+        Another content type, compressed, or too large.
+    """
+    refuse_other_media(request.headers, media)
+    return await _bytes(request, limit)
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """The declared content type, lower case, without parameters; empty when none is.
+
+    Examples
+    --------
+    >>> media_type({"content-type": "Application/JSON; charset=utf-8"})
+    'application/json'
+    """
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parse(raw: bytes, *, nan_is_missing: bool = False) -> object:
     """JSON text as Python values; names unique, numbers finite, UTF-8 without BOM.
+
+    Parameters
+    ----------
+    raw : the text.
+    nan_is_missing : read the token NaN, which is no JSON, as null; for protocols whose own
+        clients write it for a missing value.
 
     Raises
     ------
@@ -61,7 +94,8 @@ def parse(raw: bytes) -> object:
     try:
         text = raw.decode("utf-8")
         _refuse_deep(text)
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        constant = _missing_if_nan if nan_is_missing else _refuse_constant
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=constant)
     except UnicodeDecodeError as cause:
         _malformed(f"the body is not UTF-8 (byte {cause.start})", cause)
     except json.JSONDecodeError as cause:
@@ -83,12 +117,20 @@ async def _bytes(request: Request, limit: int) -> bytes:
     return bytes(received)
 
 
-def _refuse_other_media(headers: Mapping[str, str]) -> None:
-    media, _, parameters = headers.get("content-type", "").partition(";")
+def refuse_other_media(headers: Mapping[str, str], accepted: tuple[str, ...]) -> None:
+    """Refuse a body of another content type than the accepted, not UTF-8, or compressed.
+
+    Raises
+    ------
+    RequestError
+        Says what to send.
+    """
+    parameters = headers.get("content-type", "").partition(";")[2]
     charset = re.search(r'charset="?([\w-]+)', parameters, re.IGNORECASE)
     readable = charset is None or charset[1].lower() in {"utf-8", "utf8", "us-ascii"}
-    if media.strip().lower() != JSON or not readable:
-        raise RequestError("unsupported-media-type", f"send Content-Type: {JSON} (UTF-8)")
+    if media_type(headers) not in accepted or not readable:
+        named = " or ".join(media for media in accepted if media)
+        raise RequestError("unsupported-media-type", f"send Content-Type: {named} (UTF-8)")
     if headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
         raise RequestError("unsupported-media-type", "send the body without Content-Encoding")
 
@@ -115,6 +157,11 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         known = ", ".join(name for name in NAMES if name in twice)
         raise RequestError("malformed-json", f"a name stands twice in one object {known}".strip())
     return members
+
+
+def _missing_if_nan(constant: str) -> None:
+    if constant != "NaN":
+        _refuse_constant(constant)
 
 
 def _refuse_constant(_: str) -> NoReturn:

@@ -40,13 +40,14 @@ class Ask:
     is_batch: bool
 
 
-def ask(body: object, *, max_records: int) -> Ask:
+def ask(body: object, *, max_records: int, one: bool = False) -> Ask:
     """The patients of a body.
 
     Parameters
     ----------
     body : parsed JSON: one patient's fields, or ``records``; beside either, ``coding``.
     max_records : most patients accepted.
+    one : accept a single patient only.
 
     Raises
     ------
@@ -65,6 +66,8 @@ def ask(body: object, *, max_records: int) -> Ask:
     if not isinstance(body, dict):
         raise InputError([_BODY])
     coding = _coding(body)
+    if RECORDS in body and one:
+        raise InputError([_ONE])
     if RECORDS in body:
         return Ask(_batch(body, coding, max_records), is_batch=True)
     fields = {name: value for name, value in body.items() if name != CODING}
@@ -168,6 +171,10 @@ _BODY = Located(
 _BESIDE = Located(
     FieldProblem("body", "unknown", f"{RECORDS} and {CODING} only", "put fields into the records"),
     "",
+)
+_ONE = Located(
+    FieldProblem(RECORDS, "unknown", "one patient's fields", "send several to /v1/predict/batch"),
+    f"/{RECORDS}",
 )
 _WRONG_CODING = Located(
     FieldProblem(CODING, "coding", "one of " + ", ".join(CODINGS), "leave it out for UCI's codes"),

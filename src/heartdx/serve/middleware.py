@@ -25,7 +25,8 @@ GONE = 499
 """What a client that left before the answer is counted as; nothing is sent."""
 
 _ID_HEADER = REQUEST_ID.lower().encode()
-_FIT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+FIT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+"""A request id that is taken over; anything else is replaced."""
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _LOG = logs.get("serve")
 
@@ -124,12 +125,13 @@ class Exchange:
         if self._status:
             self.finish(500)
             raise RuntimeError("the answer was cut; see request_failed in the log") from None
-        await problems.INTERNAL.response(self.request_id)(self.scope, _never, self.send)
+        answer = problems.INTERNAL.response(self.request_id, path=self.scope["path"])
+        await answer(self.scope, _never, self.send)
 
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == _ID_HEADER and _FIT_ID.fullmatch(value):
+        if name == _ID_HEADER and FIT_ID.fullmatch(value):
             return str(value, "ascii")
     return secrets.token_hex(8)
 

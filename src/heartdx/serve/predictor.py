@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from heartdx import bundle as bundles
+from heartdx import signing
 from heartdx.bundle import Bundle
-from heartdx.contract import BY_NAME, NAMES, OUTCOME, PANELS
+from heartdx.contract import BY_NAME, NAMES, OUTCOME, PANEL_NAMES, PANELS
 from heartdx.errors import BundleError, FieldProblem, NoModelError, VerificationError
+from heartdx.reliability import ABSTAIN_REASONS, FAR, STRADDLE
+from heartdx.serve import compiled
 from heartdx.serve.inputs import MAX_PROBLEMS, Ask
 from heartdx.serve.problems import InputError, Located, RequestError
 from heartdx.settings import Settings
 
+ABSTENTIONS = tuple(ABSTAIN_REASONS.values())
 LABELS = (OUTCOME.negative, OUTCOME.positive)
-_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, ImportError)
+_UNREADABLE = (
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,9 @@ def load(settings: Settings) -> Loaded:
     """
     try:
         folder = bundles.locate(models_dir=settings.models_dir, model_path=settings.model_path)
-        return Loaded(bundles.load(folder))
+        bundle = signing.load(folder, settings)
+        compiled.verify(bundle)
+        return Loaded(bundle)
     except (NoModelError, VerificationError) as refusal:
         return Loaded(None, str(refusal))
     except _UNREADABLE as cause:
@@ -77,45 +92,70 @@ class Answers:
     Parameters
     ----------
     bundle : what answered.
-    probabilities : of disease.
-    panels : name of the answering panel.
+    X : array of shape (n_patients, 13), what was asked.
+    probability : shape (n_patients,), of disease.
+    place : shape (n_patients,), place of the answering panel in ``contract.PANELS``.
     """
 
     bundle: Bundle
-    probabilities: Sequence[float]
-    panels: Sequence[str]
+    X: np.ndarray
+    probability: np.ndarray
+    place: np.ndarray
+
+    @property
+    def positive(self) -> np.ndarray:
+        """Whether the probability reaches the threshold, shape (n_patients,)."""
+        reached: np.ndarray = self.probability >= self.bundle.threshold
+        return reached
+
+    @property
+    def probabilities(self) -> list[float]:
+        """The probabilities as plain numbers."""
+        listed: list[float] = self.probability.tolist()
+        return listed
 
     @property
     def predictions(self) -> list[int]:
         """1 from the threshold on, else 0."""
-        return [int(p >= self.bundle.threshold) for p in self.probabilities]
+        listed: list[int] = self.positive.astype(int).tolist()
+        return listed
 
     @property
     def labels(self) -> list[str]:
         """The predictions in words."""
         return [LABELS[prediction] for prediction in self.predictions]
 
+    @property
+    def panels(self) -> list[str]:
+        """Names of the answering panels."""
+        return [PANEL_NAMES[place] for place in self.place.tolist()]
+
+    @cached_property
+    def ranges(self) -> np.ndarray:
+        """Calibration range of each patient, shape (n_patients, 2); NaN where there is none."""
+        ranges = np.full((len(self.X), 2), np.nan)
+        for place, name in enumerate(PANEL_NAMES):
+            kept = self.bundle.reliability.get(name)
+            rows = np.flatnonzero(self.place == place)
+            if kept is not None and rows.size:
+                ranges[rows] = kept.calibration.ranges(self.probability[rows])
+        return ranges
+
+    @cached_property
+    def abstained(self) -> dict[int, str]:
+        """Row to reason, where the model's declared policy gives no prediction."""
+        return abstentions(self)
+
     def of_batch(self) -> dict[str, object]:
-        """The document of a batch."""
+        """The columns of a ``/predict`` batch."""
         return {
             "predictions": self.predictions,
             "probabilities": self.probabilities,
             "labels": self.labels,
             "panels": self.panels,
-            **_model(self.bundle),
-        }
-
-    def of_one(self, row: np.ndarray) -> dict[str, object]:
-        """The document of the only patient, whose row of the table is given."""
-        probability, prediction = self.probabilities[0], self.predictions[0]
-        return {
-            "prediction": prediction,
-            "label": LABELS[prediction],
-            "probability": probability,
-            "confidence": probability if prediction else 1.0 - probability,
-            "panel": self.panels[0],
-            "unused_inputs": self.bundle.unused_inputs(row, self.panels[0]),
-            **_model(self.bundle),
+            "threshold": self.bundle.threshold,
+            "model_name": self.bundle.name,
+            "model_version": self.bundle.version,
         }
 
 
@@ -136,8 +176,25 @@ def answers(bundle: Bundle, ask: Ask) -> Answers:
         raise RequestError(
             "model-failed", "the model gave no probability for this input, so there is no answer"
         ) from cause
-    panels = [scored.panel_name(row) for row in range(len(ask.X))]
-    return Answers(bundle, scored.probability.tolist(), panels)
+    return Answers(bundle, ask.X, scored.probability, scored.panel)
+
+
+def abstentions(answers: Answers) -> dict[int, str]:
+    """Row to reason, by the policy that the bundle declares; empty without one."""
+    found: dict[int, str] = {}
+    wanted, threshold = answers.bundle.policy.abstain_when, answers.bundle.threshold
+    if FAR in wanted:
+        for place, name in enumerate(PANEL_NAMES):
+            kept = answers.bundle.reliability.get(name)
+            rows = np.flatnonzero(answers.place == place)
+            if kept is not None and rows.size:
+                far = rows[kept.population.far(answers.X[rows])]
+                found |= dict.fromkeys(far.tolist(), ABSTAIN_REASONS[FAR])
+    if STRADDLE in wanted:
+        low, high = answers.ranges.T
+        straddling = np.flatnonzero((low < threshold) & (threshold <= high))
+        found |= dict.fromkeys(straddling.tolist(), ABSTAIN_REASONS[STRADDLE])
+    return found
 
 
 def facts(bundle: Bundle) -> dict[str, Any]:
@@ -147,14 +204,6 @@ def facts(bundle: Bundle) -> dict[str, Any]:
         "model_version": bundle.version,
         "model_digest": bundle.digest,
         "panels": [panel.name for panel in PANELS if panel.name in bundle.scorers],
-    }
-
-
-def _model(bundle: Bundle) -> dict[str, object]:
-    return {
-        "threshold": bundle.threshold,
-        "model_name": bundle.name,
-        "model_version": bundle.version,
     }
 
 

@@ -22,16 +22,30 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:heartdx:problem:"
 KINDS: dict[str, HTTPStatus] = {
     "malformed-json": HTTPStatus.BAD_REQUEST,
+    "malformed-body": HTTPStatus.BAD_REQUEST,
+    "unauthorized": HTTPStatus.UNAUTHORIZED,
     "not-found": HTTPStatus.NOT_FOUND,
     "method-not-allowed": HTTPStatus.METHOD_NOT_ALLOWED,
+    "not-acceptable": HTTPStatus.NOT_ACCEPTABLE,
+    "request-timeout": HTTPStatus.REQUEST_TIMEOUT,
+    "model-refused": HTTPStatus.CONFLICT,
     "body-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "unsupported-media-type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "invalid-input": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "rate-limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "headers-too-large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "internal-error": HTTPStatus.INTERNAL_SERVER_ERROR,
     "model-failed": HTTPStatus.INTERNAL_SERVER_ERROR,
     "no-model": HTTPStatus.SERVICE_UNAVAILABLE,
+    "stopped": HTTPStatus.SERVICE_UNAVAILABLE,
+    "draining": HTTPStatus.SERVICE_UNAVAILABLE,
+    "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Every problem the service can answer, and its status."""
+INFERENCE_PREFIX = "/v2"
+"""Where the Open Inference Protocol is spoken."""
+MAX_TOLD = 5
+"""Fields named in that protocol's ``error``; ``errors`` names all."""
 
 
 class RequestError(HeartdxError):
@@ -41,10 +55,12 @@ class RequestError(HeartdxError):
     ----------
     kind : one of ``KINDS``.
     detail : one sentence that says how to mend it.
+    headers : what the answer carries beside the body, such as ``Retry-After``.
     """
 
-    def __init__(self, kind: str, detail: str):
+    def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None):
         self.kind = kind
+        self.headers = dict(headers or {})
         super().__init__(detail)
 
 
@@ -85,8 +101,15 @@ class Problem:
     errors: tuple[Located, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def document(self, request_id: str) -> dict[str, object]:
-        """The body's content."""
+    def document(self, request_id: str, *, path: str = "") -> dict[str, object]:
+        """The body's content.
+
+        Parameters
+        ----------
+        request_id : of the refused request.
+        path : of the request; under ``/v2`` the body also has ``error``, the member that clients
+            of the Open Inference Protocol read.
+        """
         status = KINDS[self.kind]
         body: dict[str, object] = {
             "type": TYPE_PREFIX + self.kind,
@@ -97,12 +120,15 @@ class Problem:
         }
         if self.errors:
             body["errors"] = [_entry(located) for located in self.errors]
+        if f"{path}/".startswith(INFERENCE_PREFIX + "/"):
+            told = "; ".join(str(located.problem) for located in self.errors[:MAX_TOLD])
+            body["error"] = told or self.detail
         return body
 
-    def response(self, request_id: str) -> Response:
-        """The answer to send."""
+    def response(self, request_id: str, *, path: str = "") -> Response:
+        """The answer to send; see ``document``."""
         return Response(
-            json.dumps(self.document(request_id)),
+            json.dumps(self.document(request_id, path=path)),
             status_code=int(KINDS[self.kind]),
             headers=dict(self.headers),
             media_type=MEDIA_TYPE,
@@ -112,7 +138,7 @@ class Problem:
 def of_refusal(refusal: RequestError) -> Problem:
     """The problem of a refused request."""
     errors = refusal.problems if isinstance(refusal, InputError) else ()
-    return Problem(refusal.kind, str(refusal), errors)
+    return Problem(refusal.kind, str(refusal), errors, refusal.headers)
 
 
 def of_status(status: int, headers: Mapping[str, str] | None) -> Problem:

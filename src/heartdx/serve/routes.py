@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
-from heartdx.serve import page, predictor, schemas
+from heartdx.bundle import Bundle
+from heartdx.serve import about, page, predictor, schemas
+from heartdx.serve.answer import DETAILS, Detail, Ids, document
 from heartdx.serve.body import JSON, read_json
 from heartdx.serve.inputs import ask
 from heartdx.serve.predictor import Answers, Loaded
-from heartdx.serve.problems import RequestError
+from heartdx.serve.problems import InputError, RequestError
 from heartdx.serve.telemetry import CONTENT_TYPE, Telemetry
 from heartdx.settings import Settings
+
+if TYPE_CHECKING:
+    from heartdx.serve.front import Service
 
 router = APIRouter(redirect_slashes=False)
 
@@ -24,17 +30,44 @@ router = APIRouter(redirect_slashes=False)
     summary="Probability of disease for one patient or several",
     description=schemas.PREDICT_TEXT,
     responses=schemas.PREDICT_RESPONSES,
-    openapi_extra={"requestBody": schemas.PREDICT_BODY},
+    openapi_extra={"requestBody": schemas.PREDICT_BODY, "parameters": [schemas.DETAIL]},
 )
 async def predict(request: Request) -> Response:
     """Answer one patient or a batch."""
     bundle = _loaded(request).require()
-    settings: Settings = request.app.state.settings
-    body = await read_json(request, limit=settings.max_body_bytes)
-    asked = ask(body, max_records=settings.max_records)
-    answers = predictor.answers(bundle, asked)
-    _note(request, answers)
-    return _json(answers.of_batch() if asked.is_batch else answers.of_one(asked.X[0]))
+    detail = _detail(request)
+    answers, is_batch = await _asked(request, bundle)
+    return _json(answers.of_batch() if is_batch else _document(request, answers, detail))
+
+
+@router.post(
+    "/v1/predict",
+    tags=["prediction"],
+    summary="Probability of disease for one patient",
+    description=schemas.PREDICT_ONE_TEXT,
+    responses=schemas.PREDICT_ONE_RESPONSES,
+    openapi_extra={"requestBody": schemas.PREDICT_ONE_BODY, "parameters": [schemas.DETAIL]},
+)
+async def predict_one(request: Request) -> Response:
+    """Answer one patient."""
+    bundle = _loaded(request).require()
+    detail = _detail(request)
+    answers, _ = await _asked(request, bundle, one=True)
+    return _json(_document(request, answers, detail))
+
+
+@router.get("/v1/model", tags=["model"], summary="The model", responses=schemas.MODEL_RESPONSES)
+async def model(request: Request) -> Response:
+    """What answers, for whom, how well it did in validation, and its card."""
+    return _json(about.model(_loaded(request).require()))
+
+
+@router.get(
+    "/v1/schema", tags=["model"], summary="The contract", responses=schemas.CONTRACT_RESPONSES
+)
+async def contract(request: Request) -> Response:
+    """The 13 attributes with units, ranges and codes, and the panels."""
+    return _json(about.contract())
 
 
 @router.get("/health", tags=["operations"], summary="The model", responses=schemas.HEALTH_RESPONSES)
@@ -93,7 +126,30 @@ def _json(document: dict[str, object]) -> Response:
     return Response(content, media_type=JSON)
 
 
-def _note(request: Request, answers: Answers) -> None:
-    """Counts for the metrics and the log line: how many patients by panel, nothing of them."""
-    request.app.state.telemetry.count_answers(answers)
+async def _asked(request: Request, bundle: Bundle, *, one: bool = False) -> tuple[Answers, bool]:
+    """The answers to a body, counted; nothing of a patient goes to the log."""
+    app: Service = request.app
+    settings: Settings = app.state.settings
+    body = await read_json(request, limit=settings.max_body_bytes)
+    asked = ask(body, max_records=settings.max_records, one=one)
+    answers = predictor.answers(bundle, asked)
+    telemetry: Telemetry = app.state.telemetry
+    telemetry.count_answers(answers)
+    if asked.is_batch:
+        telemetry.count_batch(len(asked.X))
+    if app.shadow is not None:
+        app.shadow.offer_table(answers)
     request.state.facts["panels"] = dict(Counter(answers.panels))
+    return answers, asked.is_batch
+
+
+def _document(request: Request, answers: Answers, detail: Detail) -> dict[str, object]:
+    ids = Ids(request.app.ids.next(), request.state.request_id)
+    return document(answers, 0, detail, ids)
+
+
+def _detail(request: Request) -> Detail:
+    asked = request.query_params.get("detail", "standard")
+    if asked not in DETAILS:
+        raise InputError([schemas.WRONG_DETAIL])
+    return asked

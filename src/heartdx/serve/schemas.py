@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 
@@ -16,16 +16,27 @@ from heartdx.contract import (
     PANELS,
     Attribute,
 )
+from heartdx.errors import FieldProblem
 from heartdx.records import ALWAYS_REQUIRED, CODINGS, Coding
-from heartdx.serve import problems
+from heartdx.reliability import BANDS, RANGE_HOLDS_FOR
+from heartdx.serve import answer, problems
 from heartdx.serve.body import JSON
 from heartdx.serve.inputs import CODING, RECORDS, VALUES
 from heartdx.serve.middleware import REQUEST_ID
-from heartdx.serve.predictor import LABELS
+from heartdx.serve.paths import ALWAYS_OPEN
+from heartdx.serve.predictor import ABSTENTIONS, LABELS
+from heartdx.serve.problems import Located
 from heartdx.serve.telemetry import CONTENT_TYPE
 
 Schema = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
+
+
+class Part(Protocol):
+    """Makes the named schemas of some doors."""
+
+    def __call__(self, *, max_records: int) -> Schema: ...
+
 
 ABOUT = (
     "Diagnostic probability of significant coronary artery disease at angiography, for patients "
@@ -39,6 +50,11 @@ PREDICT_TEXT = (
     + "\n".join(f"- *{p.name}* ({p.label}) needs {', '.join(p.required)}" for p in PANELS)
     + "\n\nCodes are UCI's, or their names. For the popular Kaggle file's codes add `\"coding\": "
     '"kaggle"`; codes that exist only there are refused otherwise.'
+)
+PREDICT_ONE_TEXT = (
+    "As `/predict`, for exactly one patient. `detail` chooses how much the answer says: `none` "
+    "the bare numbers, `standard` how sure it is and who answered, `full` also the reasons in "
+    "log-odds, the quality of the data and the model's whole identity."
 )
 EXAMPLES: dict[str, dict[str, Any]] = {
     "words": {
@@ -229,18 +245,120 @@ def _list(of: Schema, description: str) -> Schema:
     return {"type": "array", "items": of, "description": description}
 
 
+def _or_null(of: Schema) -> Schema:
+    return {"anyOf": [of, {"type": "null"}]}
+
+
+_BARE: Schema = {
+    "prediction": {**_or_null(_PREDICTION), "description": "null when the policy abstains"},
+    "label": _or_null(_LABEL),
+    "probability": {**_PROBABILITY, "description": f"of {OUTCOME.positive}"},
+}
+_STANDARD: Schema = {
+    "confidence": {**_PROBABILITY, "description": "probability of the named label"},
+    "calibration_range": {
+        **_or_null({"type": "array", "items": _PROBABILITY, "minItems": 2, "maxItems": 2}),
+        "description": RANGE_HOLDS_FOR,
+    },
+    "band": {"enum": [band.name for band in BANDS], "description": "the probability in words"},
+    "threshold": {**_PROBABILITY, "description": "probability from which the prediction is 1"},
+    "panel": {**_PANEL, "description": "the panel that answered"},
+    "unused_inputs": _list({"enum": list(NAMES)}, "sent, but not used by the panel"),
+    "abstain": {"type": "boolean", "description": "the model's policy gives no prediction"},
+    "abstain_reason": _or_null({"enum": list(ABSTENTIONS)}),
+    "model_name": _TEXT,
+    "model_version": _TEXT,
+}
+_FULL: Schema = {
+    "threshold_name": {**_TEXT, "description": "the rule that the threshold follows from"},
+    "calibration_range_note": _TEXT,
+    "reasons": _or_null(_ref("Reasons")),
+    "data_quality": _or_null(_ref("DataQuality")),
+    "model": _ref("ModelIdentity"),
+    "intended_use": _TEXT,
+}
+_IDS: Schema = {
+    "prediction_id": {**_TEXT, "description": "unique for each answered patient"},
+    "request_id": {**_TEXT, "description": f"the {REQUEST_ID} of this answer"},
+}
+_NAME: Schema = {"enum": list(NAMES)}
+_DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _ANSWERS: Schema = {
+    "Reasons": _object(
+        "What the probability is made of: base and contributions add up to its log-odds.",
+        {
+            "scale": {"const": "log-odds"},
+            "reference": _TEXT,
+            "base": {"type": "number", "description": "log-odds of the reference patient"},
+            "contributions": _list(
+                _object(
+                    "One attribute's part, the largest first.",
+                    {
+                        "attribute": {"enum": list(NAMES)},
+                        "label": _TEXT,
+                        "log_odds": {"type": "number"},
+                    },
+                ),
+                "exact, regrouped to the attributes",
+            ),
+        },
+    ),
+    "DataQuality": _object(
+        "How usual the patient's values are; names only.",
+        {
+            "missing": _list(_NAME, "not known"),
+            "imputed": _list(_NAME, "of these, what the panel put a typical value for"),
+            "implausible": _list({"type": "object"}, "rules that the values break"),
+            "out_of_range": _list(_NAME, "outside the training patients' range"),
+            "rare": _list(_NAME, "codes that few training patients had"),
+            "distance": {"type": "number", "description": "from the training population"},
+            "distance_limit": {"type": "number"},
+            "far": {"type": "boolean", "description": "farther than the limit"},
+        },
+    ),
+    "ModelIdentity": _object(
+        "What answered.",
+        {"name": _TEXT, "version": _TEXT, "digest": _DIGEST, "contract": _DIGEST},
+    ),
+    "Model": _object(
+        "The model that answers.",
+        {
+            "name": _TEXT,
+            "version": _TEXT,
+            "digest": _DIGEST,
+            "contract": _DIGEST,
+            "intended_use": _TEXT,
+            "threshold": _PROBABILITY,
+            "threshold_name": _TEXT,
+            "abstain_when": _list({"enum": list(ABSTENTIONS)}, "the declared policy"),
+            "panels": {
+                "type": "object",
+                "propertyNames": _PANEL,
+                "additionalProperties": {"type": "object"},
+                "description": "each panel's model, inputs and validation",
+            },
+            "card": {**_or_null(_TEXT), "description": "the model card, Markdown"},
+        },
+    ),
+    "Contract": _object(
+        "The 13 attributes and the panels.",
+        {
+            "version": _TEXT,
+            "fingerprint": _DIGEST,
+            "outcome": {"type": "object"},
+            "attributes": _list({"type": "object"}, "in the source's order"),
+            "panels": _list({"type": "object"}, "in the order of care"),
+        },
+    ),
     "Prediction": _object(
         "The answer to one patient.",
         {
-            "prediction": _PREDICTION,
-            "label": _LABEL,
-            "probability": {**_PROBABILITY, "description": f"of {OUTCOME.positive}"},
-            "confidence": {**_PROBABILITY, "description": "probability of the named label"},
-            "panel": {**_PANEL, "description": "the panel that answered"},
-            "unused_inputs": _list({"enum": list(NAMES)}, "sent, but not used by the panel"),
-            **_MODEL,
+            **_BARE,
+            **_STANDARD,
+            **_FULL,
+            **_IDS,
         },
+        optional=(*_STANDARD, *_FULL),
     ),
     "Predictions": _object(
         "The answers to several patients, in their order.",
@@ -313,6 +431,13 @@ def _problem(description: str) -> dict[str, Any]:
 
 
 _NO_MODEL: Responses = {503: _problem("There is no verified model; `detail` says what to run.")}
+GUARDED: dict[str, dict[str, Any]] = {
+    "401": _problem("The service asks for an API key, and none that it knows came."),
+    "408": _problem("The body did not come in time."),
+    "429": _problem("The client asks too often; `Retry-After` says when to ask again."),
+    "431": _problem("The request has too many headers."),
+}
+"""What the guard may answer at every door that is not always open."""
 PREDICT_BODY: Schema = {
     "required": True,
     "content": {JSON: {"schema": _ref("PredictRequest"), "examples": EXAMPLES}},
@@ -329,6 +454,27 @@ PREDICT_RESPONSES: Responses = {
     500: _problem("The model gave no probability, or the service failed."),
     **_NO_MODEL,
 }
+_ONE_EXAMPLES = {name: example for name, example in EXAMPLES.items() if name != "batch"}
+PREDICT_ONE_BODY: Schema = {
+    "required": True,
+    "content": {JSON: {"schema": _ref("PredictOneRequest"), "examples": _ONE_EXAMPLES}},
+}
+PREDICT_ONE_RESPONSES: Responses = {
+    **PREDICT_RESPONSES,
+    200: _answer("The patient's answer.", _ref("Prediction")),
+}
+DETAIL: dict[str, Any] = {
+    "name": "detail",
+    "in": "query",
+    "required": False,
+    "description": "how much one patient's answer says",
+    "schema": {"enum": list(answer.DETAILS), "default": "standard"},
+}
+WRONG_DETAIL = Located(
+    FieldProblem("detail", "code", "one of " + ", ".join(answer.DETAILS), "leave it out"), ""
+)
+MODEL_RESPONSES: Responses = {200: _answer("The model.", _ref("Model")), **_NO_MODEL}
+CONTRACT_RESPONSES: Responses = {200: _answer("The contract.", _ref("Contract"))}
 HEALTH_RESPONSES: Responses = {200: _answer("A verified model.", _ref("Health")), **_NO_MODEL}
 READY_RESPONSES: Responses = {200: _answer("Ready.", _ref("Ready")), **_NO_MODEL}
 LIVE_RESPONSES: Responses = {200: _answer("Alive.", _ref("Alive"))}
@@ -355,20 +501,33 @@ def components(*, max_records: int) -> Schema:
         requests[f"Batch{suffix}"] = _batch(coding, max_records)
     shapes = [f"{shape}{_suffix(coding)}" for coding in CODINGS for shape in ("Patient", "Batch")]
     requests["PredictRequest"] = {"oneOf": [_ref(shape) for shape in shapes]}
+    alone = [f"Patient{_suffix(coding)}" for coding in CODINGS]
+    requests["PredictOneRequest"] = {"oneOf": [_ref(shape) for shape in alone]}
     return {**requests, **_ANSWERS}
 
 
-def install(app: FastAPI, *, max_records: int) -> None:
-    """Make the application publish its routes together with our schemas."""
+def install(app: FastAPI, *, max_records: int, parts: tuple[Part, ...] = ()) -> None:
+    """Make the application publish its routes together with our schemas.
+
+    Parameters
+    ----------
+    max_records : most patients in one request.
+    parts : ``components`` of doors that have schemas of their own.
+    """
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generated()
-            document["components"] = {"schemas": components(max_records=max_records)}
-            for path in document["paths"].values():
-                for operation in path.values():
+            named = components(max_records=max_records)
+            for part in parts:
+                named |= part(max_records=max_records)
+            document["components"] = {"schemas": named}
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
                     _keep_documented_media(operation["responses"])
+                    if path not in ALWAYS_OPEN:
+                        operation["responses"] = GUARDED | operation["responses"]
         assert app.openapi_schema is not None
         return app.openapi_schema
 
@@ -379,5 +538,5 @@ def _keep_documented_media(responses: Mapping[str, Any]) -> None:
     """FastAPI adds an empty JSON answer to every route; drop it where the answer is not JSON."""
     for response in responses.values():
         content = response.get("content", {})
-        if len(content) > 1:
-            content.pop(JSON, None)
+        if len(content) > 1 and content.get(JSON) == {"schema": {}}:
+            del content[JSON]

@@ -13,12 +13,20 @@ from typing import Any
 from heartdx import checks
 from heartdx.contract import OUTCOME, PANEL_BY_NAME, SITE_COLUMN
 from heartdx.evaluation.panels import LABELS, Plan, Results
+from heartdx.reliability import ABSTAIN_REASONS, Policy
 
 SHIPPED = "shipped_patients"
 """Kind of the finding that counts rows recognised as UCI's."""
 
 
-def text(*, data: checks.Loaded, plan: Plan, results: Results, origin: Mapping[str, Any]) -> str:
+def text(
+    *,
+    data: checks.Loaded,
+    plan: Plan,
+    results: Results,
+    origin: Mapping[str, Any],
+    policy: Policy | None = None,
+) -> str:
     """The card as Markdown; ``{version}`` and ``{digest}`` are filled in when it is written."""
     return "\n".join(
         [
@@ -32,7 +40,8 @@ def text(*, data: checks.Loaded, plan: Plan, results: Results, origin: Mapping[s
             "",
             f"**Decision:** *{OUTCOME.positive}* from a probability of {plan.threshold:g} on; it "
             f"follows from a declared harm ratio of {plan.harm_ratio:g} (harm of a missed patient "
-            "over harm of a false alarm). Declare your own with --harm-ratio.",
+            "over harm of a false alarm). Declare your own with --harm-ratio. "
+            f"{_abstains(policy or Policy())}",
             "",
             f"**Trained on:** {_patients(data, origin)}",
             "",
@@ -53,6 +62,13 @@ def text(*, data: checks.Loaded, plan: Plan, results: Results, origin: Mapping[s
             "",
         ]
     )
+
+
+def _abstains(policy: Policy) -> str:
+    if not policy.abstain_when:
+        return "The decision is never left open (--abstain-when)."
+    reasons = " or ".join(ABSTAIN_REASONS[word] for word in policy.abstain_when)
+    return f"It is left open where: {reasons}."
 
 
 def _patients(data: checks.Loaded, origin: Mapping[str, Any]) -> str:

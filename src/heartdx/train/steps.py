@@ -34,8 +34,9 @@ from heartdx.evaluation.panels import (
 )
 from heartdx.evaluation.transfer import pooled
 from heartdx.pipelines import BY_CANDIDATE
+from heartdx.reliability import Policy
 from heartdx.resampling import cross_validation_splits, fitted_with
-from heartdx.train import card, report
+from heartdx.train import card, reliability, report
 from heartdx.train.gates import Agreement, Gate, HeldOut, enforce, export_gate, findings, judge
 
 LOG = logs.get("train")
@@ -72,6 +73,7 @@ def train(
     reports_dir: Path,
     tracker: tracking.Tracker | None,
     progress: Progress,
+    policy: Policy | None = None,
 ) -> Trained:
     """Train, evaluate, and make the model current.
 
@@ -84,6 +86,7 @@ def train(
         and figures/.
     tracker : where the run is logged; None for nowhere.
     progress : wraps the running of all fits.
+    policy : when the model declines to decide; never when None.
 
     Raises
     ------
@@ -111,9 +114,11 @@ def train(
         threshold=plan.threshold,
         harm_ratio=plan.harm_ratio,
         facts=origin,
-        card=card.text(data=data, plan=plan, results=results, origin=origin),
+        card=card.text(data=data, plan=plan, results=results, origin=origin, policy=policy),
         check_rows=data.frame[list(NAMES)].to_numpy(dtype=np.float64),
         seed=plan.seed,
+        reliability=reliability.documents(results, plan),
+        policy=policy,
     )
     write_candidates(results.panels, models_dir)
     export.promote(models_dir, made.digest)

@@ -1,0 +1,117 @@
+"""A bundle as one Python function of 13 numbers, for a request that asks about one patient.
+
+A table of one row costs NumPy tens of microseconds, an equation as plain arithmetic about one.
+The function is written from the bundle's own numbers, term by term in the order in which
+:class:`heartdx.bundle.Equation` adds them, so that both give the same probability (1e-15).
+A forest is asked through ONNX Runtime, one patient at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from heartdx.bundle import GOLDEN_TOLERANCE, Bundle, Equation, OnnxModel
+from heartdx.contract import BY_NAME, NAMES, PANELS, Panel
+from heartdx.errors import BundleError
+
+Values = Sequence["float | None"]
+ScoreOne = Callable[..., "tuple[float, int, int] | None"]
+"""13 values in contract order (None where missing) to probability, place of the panel in
+``contract.PANELS`` and the unused inputs as bits in contract order; None when no panel fits."""
+
+
+def score_one(bundle: Bundle) -> ScoreOne:
+    """The function that scores one patient as ``bundle.score`` scores a table.
+
+    Raises
+    ------
+    ArithmeticError, LookupError, TypeError
+        The returned function, where the equation leaves the range of a float; ask the table.
+    """
+    names: dict[str, Any] = {"exp": math.exp}
+    lines = [f"def answer({', '.join(NAMES)}):"]
+    for place, panel in reversed(list(enumerate(PANELS))):
+        if panel.name in bundle.scorers:
+            lines += _panel(bundle, panel, place, names)
+    lines.append("    return None")
+    # The text holds attribute names of the contract and numbers passed through float() only.
+    exec(compile("\n".join(lines), f"<bundle {bundle.version}>", "exec"), names)  # noqa: S102
+    answer: ScoreOne = names["answer"]
+    return answer
+
+
+def verify(bundle: Bundle) -> None:
+    """Hold the compiled function against the bundle's golden records.
+
+    Raises
+    ------
+    BundleError
+        It gives another probability than training wrote down.
+    """
+    score, golden = score_one(bundle), bundle.manifest["golden"]
+    for record, expected in zip(golden["records"], golden["probabilities"], strict=True):
+        known = [None if value is None or value != value else value for value in record]
+        scored = score(*known)
+        if scored is None or not abs(scored[0] - expected) <= GOLDEN_TOLERANCE:
+            raise BundleError(
+                f"{bundle.folder}: the compiled model differs from the golden records; this "
+                "machine does not compute what was trained"
+            )
+
+
+def _panel(bundle: Bundle, panel: Panel, place: int, names: dict[str, Any]) -> list[str]:
+    known = " and ".join(f"{name} is not None" for name in panel.required)
+    scorer = bundle.scorers[panel.name]
+    if isinstance(scorer, Equation):
+        body = _equation(scorer.document, panel, names)
+    else:
+        assert isinstance(scorer, OnnxModel)
+        names[f"{panel.name}_forest"] = scorer.one_patient()
+        body = [f"probability = {panel.name}_forest({', '.join(panel.inputs)})"]
+    returned = f"return probability, {place}, {_unused(bundle, panel)}"
+    return [f"    if {known}:", *(f"        {line}" for line in [*body, returned])]
+
+
+def _unused(bundle: Bundle, panel: Panel) -> str:
+    used = bundle.used(panel.name)
+    bits = [f"({name} is not None) << {bit}" for bit, name in enumerate(NAMES) if name not in used]
+    return " | ".join(bits) or "0"
+
+
+def _equation(document: Mapping[str, Any], panel: Panel, names: dict[str, Any]) -> list[str]:
+    used = [name for name in panel.inputs if any(t["attribute"] == name for t in document["terms"])]
+    lines = [
+        f"if {name} is None: {name} = {_number(value)}"
+        for name, value in document["impute"].items()
+        if name in used
+    ]
+    sums = [_number(document["intercept"])]
+    coded: dict[str, dict[float | None, float]] = {}
+    for term in document["terms"]:
+        name = term["attribute"]
+        if name not in NAMES:
+            raise ValueError("a term of the equation is no attribute of the contract")
+        if "code" in term:
+            if name not in coded:
+                coded[name] = dict.fromkeys((None, *BY_NAME[name].code_values), 0.0)
+                sums.append(f"{panel.name}_{name}[{name}]")
+            coded[name][float(term["code"])] = float(term["coefficient"])
+        else:
+            shifted = f"({name} - {_number(term['center'])}) / {_number(term['scale'])}"
+            sums.append(f"{_number(term['coefficient'])} * ({shifted})")
+    names.update({f"{panel.name}_{name}": codes for name, codes in coded.items()})
+    slope, intercept = (_number(document["calibration"][key]) for key in ("slope", "intercept"))
+    return [
+        *lines,
+        f"logit = {slope} * ({' + '.join(sums)}) + {intercept}",
+        "probability = 1.0 / (1.0 + exp(-logit))",
+    ]
+
+
+def _number(value: object) -> str:
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError("a number of the equation is not finite")
+    return f"({number!r})"

@@ -1,0 +1,291 @@
+"""The application object: FastAPI, that answers a well-formed ``POST /predict`` itself.
+
+Most requests are one patient in plain numbers. Their body is decoded straight into the
+contract's fields and ranges, scored by plain arithmetic and answered from ready pieces of text,
+in about a third of the work of a routed request. Whatever this path does not know (words for
+codes, another coding, a batch, a doubtful header, anything wrong) is handed on, unread or
+replayed, to the ordinary route, which alone decides what is refused and why. Tests hold the
+answers of both against each other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import secrets
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine
+from time import perf_counter
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import FastAPI
+from msgspec import UNSET
+from msgspec.structs import astuple
+from starlette.types import Message, Receive, Scope, Send
+
+from heartdx import logs
+from heartdx.bundle import Bundle
+from heartdx.contract import ATTRIBUTES, NAMES, PANEL_NAMES
+from heartdx.records import ALWAYS_REQUIRED
+from heartdx.serve import answer, connections
+from heartdx.serve.browsers import NO_STORE
+from heartdx.serve.compiled import score_one
+from heartdx.serve.guard import CLIENT, Guard, late
+from heartdx.serve.middleware import FIT_ID
+from heartdx.serve.phrases import Phrases
+from heartdx.serve.predictor import NOT_STARTED, Loaded
+from heartdx.serve.problems import RequestError
+from heartdx.serve.shadow import Shadow
+from heartdx.serve.telemetry import HOT_DOORS, PROBABILITIES, SECONDS, Telemetry
+
+HotPath = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+
+_QUERIES: dict[bytes, answer.Detail] = {
+    b"": "standard",
+    **{b"detail=" + detail.encode(): detail for detail in answer.DETAILS},
+}
+JSON_TYPES = frozenset(
+    {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
+)
+_DOORS = frozenset(HOT_DOORS)
+_ALL_QUOTES = 2 * len(NAMES)
+_JSON_HEADER = (b"content-type", b"application/json")
+_FALLS_THROUGH = (ValueError, TypeError, ArithmeticError, LookupError)
+"""What the decoder and the compiled equation raise for what they do not know."""
+
+
+class Service(FastAPI):
+    """FastAPI with the hot path before it; ``prepare`` comes before the first request."""
+
+    def prepare(self, telemetry: Telemetry, guard: Guard, *, max_body_bytes: int) -> None:
+        """Set what the hot path counts in and accepts; there is no model yet."""
+        self.counts = telemetry
+        self.guard = guard
+        self.lines = logs.Lines()
+        self.shadow: Shadow | None = None
+        self.ids = Ids()
+        self._max_body = max_body_bytes
+        self._hot: HotPath | None = None
+        self.state.loaded = NOT_STARTED
+
+    def serve(self, loaded: Loaded) -> None:
+        """Make a verified bundle, or the lack of one, the model of the next request."""
+        before: Loaded = self.state.loaded
+        self._hot = None if loaded.bundle is None else self._hot_path(loaded.bundle)
+        self.state.loaded = loaded
+        self.counts.serves(before.bundle, loaded.bundle)
+
+    @inspect.markcoroutinefunction
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Answer one request, or hand it to the routes."""
+        if scope["type"] == "http":
+            if self._hot is not None and scope["path"] in _DOORS:
+                return self._hot(scope, receive, send)
+        elif scope["type"] == "lifespan":  # the server's own channel, before anything wraps it
+            connections.bound(receive, seconds=self.guard.seconds)
+        return self.routed(scope, receive, send)
+
+    def routed(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """FastAPI's own way."""
+        return super().__call__(scope, receive, send)
+
+    def _hot_path(self, bundle: Bundle) -> HotPath:
+        """The hot path for one bundle: one coroutine, everything it needs at hand."""
+        score, phrases = score_one(bundle), Phrases(bundle)
+        threshold, standard = phrases.threshold, phrases.standard
+        count = _counted(self.counts)
+        next_id, routed, lines, max_body = self.ids.next, self.routed, self.lines, self._max_body
+        guard = self.guard
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            began = perf_counter()
+            listed = scope["headers"]
+            headers = dict(listed)
+            detail = _QUERIES.get(scope["query_string"])
+            if (
+                detail is None
+                or scope["method"] != "POST"
+                or headers.get(b"content-type") not in JSON_TYPES
+                or b"content-encoding" in headers
+                or len(headers) != len(listed)
+                or guard.leaves_to_routes(scope, headers)
+            ):
+                return await routed(scope, receive, send)
+            steps = receive().__await__()
+            try:
+                first = next(steps)
+            except StopIteration as there:  # the whole body came with the head, as nearly always
+                message = there.value
+            else:
+                try:
+                    message = await guard.first(first, steps)
+                except RequestError as refusal:
+                    return await routed(scope, late(refusal), send)
+            body = message.get("body", b"")
+            if (
+                message["type"] != "http.request"
+                or message.get("more_body")
+                or len(body) > max_body
+            ):
+                return await routed(scope, _replayed(message, receive), send)
+            try:
+                # A name that stands twice is refused by the route; the decoder takes the last.
+                # No value is a text, so the quotes count the names.
+                quotes = body.count(b'"')
+                if quotes == _ALL_QUOTES:
+                    values = astuple(decode_whole(body))
+                    doubtful = False
+                else:
+                    values = astuple(decode(body))
+                    doubtful = quotes != _ALL_QUOTES - 2 * values.count(UNSET)
+                    values = tuple([None if value is UNSET else value for value in values])
+                scored = score(*values)
+            except _FALLS_THROUGH:
+                doubtful, scored = True, None
+            if doubtful or scored is None or not 0.0 <= scored[0] <= 1.0:
+                return await routed(scope, _replayed(message, receive), send)
+            probability, place, unused = scored
+            prediction_id = next_id()
+            given = headers.get(b"x-request-id")
+            if given is None or not FIT_ID.fullmatch(given):
+                request_id = prediction_id
+            else:
+                request_id = given.decode()
+            text = standard(probability, place, unused, prediction_id, request_id)
+            if detail == "full" and text is not None:
+                text = phrases.full(text, place, values)
+            elif detail == "none" and text is not None:
+                text = phrases.bare(probability, prediction_id, request_id)
+            if text is None:
+                return await routed(scope, _replayed(message, receive), send)
+            content = text.encode()
+            if self.shadow is not None:
+                self.shadow.offer(values, probability, probability >= threshold)
+            # Counted and logged before the last byte leaves: who has an answer finds it counted.
+            door = scope["path"]
+            gaps = quotes != _ALL_QUOTES or body.count(b"null")
+            seconds = count(
+                door, values if gaps else None, probability, place, probability >= threshold, began
+            )
+            if lines.wanted:
+                client = scope.get(CLIENT)
+                asked_by = f'"client":"{client}",' if client else ""
+                lines.add(
+                    f'"request",{asked_by}'
+                    f'"method":"POST","endpoint":"{door}","status":200,'
+                    f'"ms":{int(seconds * 1e6)}e-3,"request_id":"{request_id}",'
+                    f'"panels":{{"{PANEL_NAMES[place]}":1}}}}\n'
+                )
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [
+                        _JSON_HEADER,
+                        (b"content-length", str(len(content)).encode()),
+                        (b"x-request-id", request_id.encode()),
+                        *STATIC_HEADERS,
+                    ],
+                }
+            )
+            await send({"type": "http.response.body", "body": content})
+            return None
+
+        return answer
+
+
+def _counted(counts: Telemetry) -> Callable[..., float]:
+    """A function that counts one answer of the hot path and gives the seconds it took."""
+    row, places = counts.row, counts.places
+    panels = [
+        (*places.predictions[place], histogram.first, histogram.sum_at)
+        for place, histogram in enumerate(places.probability)
+    ]
+    doors = {
+        door: (places.answered[door], places.latency[door].first, places.latency[door].sum_at)
+        for door in HOT_DOORS
+    }
+
+    def count(
+        door: str,
+        gaps: tuple[float | None, ...] | None,
+        probability: float,
+        place: int,
+        positive: bool,
+        began: float,
+    ) -> float:
+        negatives, positives, spread, total = panels[place]
+        row[positives if positive else negatives] += 1.0
+        row[spread + bisect_left(PROBABILITIES, probability)] += 1.0
+        row[total] += probability
+        if gaps is not None:
+            for value, missing in zip(gaps, places.missing, strict=True):
+                if value is None:
+                    row[missing] += 1.0
+        answered, latency, total = doors[door]
+        row[answered] += 1.0
+        seconds = perf_counter() - began
+        row[latency + bisect_left(SECONDS, seconds)] += 1.0
+        row[total] += seconds
+        return seconds
+
+    return count
+
+
+STATIC_HEADERS = ((b"x-content-type-options", b"nosniff"), NO_STORE)
+
+
+class Ids:
+    """Names that no other answer has: a draw for each process, then a running number."""
+
+    def __init__(self) -> None:
+        self._stem = secrets.token_hex(6) + "-"
+        self._numbers = itertools.count(1)
+
+    def next(self) -> str:
+        """A new name, fit for a header and a file name."""
+        return f"{self._stem}{next(self._numbers)}"
+
+
+def _replayed(message: Message, receive: Receive) -> Receive:
+    """A channel that gives a message again, then goes on."""
+    waiting = [message]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+# -- decoding: the contract as a type ---------------------------------------------------------
+
+
+def _fields(*, whole: bool) -> list[Any]:
+    fields: list[Any] = []
+    for attribute in ATTRIBUTES:
+        kind: Any
+        if attribute.plausible is None:
+            kind = Literal[attribute.code_values]
+        else:
+            low, high = attribute.plausible
+            kind = Annotated[float, msgspec.Meta(ge=low, le=high)]
+        if attribute.name in ALWAYS_REQUIRED:
+            fields.append((attribute.name, kind))
+        elif whole:
+            fields.append((attribute.name, kind | None))
+        else:
+            fields.append((attribute.name, kind | None | msgspec.UnsetType, UNSET))
+    return fields
+
+
+def _decoder(*, whole: bool) -> Callable[[bytes], Any]:
+    """Bytes to one patient in plain numbers of UCI's coding, in contract order."""
+    patient = msgspec.defstruct(
+        "Patient", _fields(whole=whole), forbid_unknown_fields=True, gc=False
+    )
+    return msgspec.json.Decoder(patient).decode
+
+
+decode = _decoder(whole=False)
+decode_whole = _decoder(whole=True)
