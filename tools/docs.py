@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from heartdx import cli, errors, settings, tracking
+from heartdx import cli, errors, model_commands, settings, tracking
 from heartdx.contract import (
     ATTRIBUTES,
     BY_NAME,
@@ -273,12 +273,19 @@ def _foreign_rows() -> Iterator[tuple[str, str, str]]:
 def _command(command: cli.Command) -> Iterator[str]:
     yield f"### heartdx {command.name}"
     yield f"{command.summary} Example: `{command.example}`"
-    yield _table(("option", "takes", "meaning (default)"), _option_rows(command))
-
-
-def _option_rows(command: cli.Command) -> Iterator[tuple[str, str, str]]:
     parser = argparse.ArgumentParser(add_help=False)
     cli.add_options(command, parser)
+    yield _table(("option", "takes", "meaning (default)"), _option_rows(parser))
+    if command.name == "model":
+        yield _table(("action", "meaning", "example"), _model_rows())
+
+
+def _model_rows() -> Iterator[tuple[str, str, str]]:
+    for action in model_commands.ACTIONS:
+        yield f"`{action.name}`", action.summary, f"`{action.example}`"
+
+
+def _option_rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, str]]:
     for action in parser._actions:
         names = ", ".join(f"`{name}`" for name in action.option_strings)
         takes = action.dest.upper() if action.nargs is None and action.option_strings else NONE

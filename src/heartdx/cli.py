@@ -82,6 +82,16 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     except HeartdxError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as absent:
+        library = (absent.name or "").split(".")[0]
+        if library in {"", "heartdx"}:
+            raise
+        print(
+            f"error: {library} is not installed; this command needs more than the service does: "
+            "pip install 'heartdx[train]'",
+            file=sys.stderr,
+        )
+        return UnavailableError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

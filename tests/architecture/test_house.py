@@ -158,6 +158,7 @@ PLACES: dict[str, dict[str, str]] = {
     "matplotlib": {"heartdx.figures": ""},
     "onnxruntime": {"heartdx.bundle": ""},
     "model_signing": {"heartdx.signing": ""},
+    "httpx2": {"heartdx.client": ""},
     "polars": {"heartdx.scoring": "", "heartdx.client": ""},
     "msgspec": {"heartdx.serve": "", "heartdx.client": ""},
     "onnx": {"heartdx.onnx_graph": ""},
@@ -426,6 +427,9 @@ def test_the_examples_in_docstrings_are_true(name):
 ALLOWED_BROAD_EXCEPT = {
     "src/heartdx/serve/middleware.py": "the service's outermost door: log, count, answer 500",
     "src/heartdx/serve/shadow.py": "whatever a challenger does is counted; the champion answers",
+    "src/heartdx/serve/swap.py": "whatever a swap meets is logged; the old model answers",
+    "src/heartdx/serve/predictor.py": "whatever a damaged bundle raises, it is refused and logged",
+    "src/heartdx/serve/guard.py": "a look that fails is logged; the next may find a stop",
 }
 
 

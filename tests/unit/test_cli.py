@@ -173,6 +173,28 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         cli.main(["try"])
 
 
+def test_a_library_that_the_service_does_not_bring_is_named_with_its_mend(monkeypatch, capsys):
+    def run(*_):
+        raise ModuleNotFoundError("No module named 'polars'", name="polars")
+
+    made_of(run, monkeypatch)
+
+    assert cli.main(["try"]) == 7
+    told = capsys.readouterr().err
+    assert "polars is not installed" in told
+    assert "pip install 'heartdx[train]'" in told
+
+
+def test_a_missing_module_of_our_own_is_a_bug(monkeypatch):
+    def run(*_):
+        raise ModuleNotFoundError("No module named 'heartdx.nothing'", name="heartdx.nothing")
+
+    made_of(run, monkeypatch)
+
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["try"])
+
+
 def test_an_interrupt_exits_130_without_a_traceback(monkeypatch, capsys):
     def run(*_):
         raise KeyboardInterrupt
