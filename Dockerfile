@@ -10,8 +10,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /build
 RUN python -m venv --without-pip /opt/heartdx
 COPY requirements-serve.lock ./
-RUN pip --python /opt/heartdx/bin/python install --no-compile --only-binary :all: \
-      --require-hashes -r requirements-serve.lock
+# --no-deps: the lock is whole (pip check says so below), and pip refuses a dependency with an
+# extra (`pydantic[email]`) whose lock line names none.
+RUN pip --python /opt/heartdx/bin/python install --no-compile --only-binary :all: --no-deps \
+      --require-hashes -r requirements-serve.lock \
+ && pip --python /opt/heartdx/bin/python check
 COPY pyproject.toml README.md LICENSE ./
 COPY src/heartdx src/heartdx
 # The build backend is locked beside the serving set; it builds the wheel and goes.

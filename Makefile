@@ -99,6 +99,7 @@ setup-dev: ## the same .venv, and what tests and checks need
 
 .PHONY: test
 test: setup-dev ## every test but the image's (ARGS='-k word' for some)
+	ops/ci/valgrind.sh
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/image $(ARGS)
 
 .PHONY: check
@@ -115,6 +116,7 @@ evidence: setup-dev evaluate ## evaluate in full, keep the figures in docs/evide
 
 .PHONY: bench
 bench: setup-dev models/current ## what a request costs, beside a no-op application and the peers (benchmarks/results.md)
+	ops/ci/valgrind.sh
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 .PHONY: soak

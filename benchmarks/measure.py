@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
-from benchmarks import instructions
+from benchmarks import instructions, score
 from benchmarks.load import PATIENCE, Request, load
 from benchmarks.peers import Patients, Peer
 from benchmarks.servers import NOOP, OURS, ROOT, Memory, Running, running, status_of, uvicorn
@@ -32,6 +32,7 @@ BATCH_ROWS = 1_000
 CONNECTIONS = (1, 16)
 GROWTH_CONNECTIONS = (1, 4, 16, 64)
 GROWTH_ROWS = (1_000, 10_000, 100_000)
+FILE_ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 ENDLESS = 1_000_000
 """More requests than any measurement's seconds allow."""
 LIFTED = {
@@ -54,15 +55,17 @@ class Effort:
     rounds : in which the limit and the service take turns; the median counts.
     starts : of which the fastest counts.
     growth_rows : sizes of a body in the growth curve.
+    file_rows : sizes of a file for ``heartdx score`` in the same curve.
     """
 
     seconds: float
     rounds: int
     starts: int
     growth_rows: tuple[int, ...]
+    file_rows: tuple[int, ...] = ()
 
 
-FULL = Effort(seconds=2.0, rounds=3, starts=3, growth_rows=GROWTH_ROWS)
+FULL = Effort(seconds=2.0, rounds=3, starts=3, growth_rows=GROWTH_ROWS, file_rows=FILE_ROWS)
 QUICK = Effort(seconds=0.7, rounds=2, starts=1, growth_rows=GROWTH_ROWS[:2])
 
 
@@ -141,7 +144,7 @@ class Results:
     batches : bodies of ``BATCH_ROWS`` rows.
     starts : the limit first, then the service, then peers.
     growth_requests : label to connections to CPU per request, microseconds.
-    growth_rows : body format to rows to CPU per row, microseconds.
+    growth_rows : body format, or ``heartdx score``, to rows to CPU per row, microseconds.
     imports : packages that cost most of the service's start, with their own milliseconds.
     """
 
@@ -182,8 +185,9 @@ def measure(
     counts = _instructions(open_, closed)
     _tell("starts")
     starts = [_start(app, requests[paths[0]], effort) for app in (NOOP, OURS)]
-    _tell("growth with the rows of a body")
+    _tell("growth with the rows of a body and of a file")
     rows = _growth_of_rows(requests[paths[0]], effort)
+    rows |= score.growth(effort.file_rows, formats=score.FORMATS, models=ROOT / "models")
     for peer in peers:
         _tell(peer.name)
         row, batch, start = _peer(peer, requests[paths[0]], pipeline, patients, effort)

@@ -10,7 +10,9 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 LOGGER = "heartdx"
 
@@ -23,6 +25,12 @@ def get(name: str) -> logging.Logger:
 def event(logger: logging.Logger, what: str, *, level: int = logging.INFO, **facts: object) -> None:
     """Log one event with its facts."""
     logger.log(level, what, extra={"facts": facts})
+
+
+def places(bug: BaseException) -> list[str]:
+    """Where a bug came through: file, line and function of each frame, no message and no value."""
+    frames = traceback.extract_tb(bug.__traceback__)
+    return [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames]
 
 
 class TextFormatter(logging.Formatter):
@@ -104,7 +112,7 @@ class Lines:
         if not self._waiting and self._later is not None:
             self._later(self._delay, self.flush)
         self._waiting.append(
-            f'{{"time":"{self._stamp}.{int((now - second) * 1000):03d}Z","level":"info",'
+            f'{{"time":"{self._stamp}.{str(1000 + int((now - second) * 1000))[1:]}Z","level":"info",'
             f'"event":{rest}'
         )
 

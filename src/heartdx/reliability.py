@@ -263,8 +263,7 @@ RULES: tuple[Rule, ...] = (
 and none of them refuses a patient."""
 
 
-@dataclass(frozen=True)
-class DataQuality:
+class DataQuality(NamedTuple):
     """What is to be said of one patient's values; names only, never a value.
 
     Parameters
@@ -408,13 +407,15 @@ class Population:
     def quality(self, values: Values) -> DataQuality:
         """What is to be said of one patient's values."""
         missing, imputed, out_of_range, rare = [], [], [], []
-        for value, (name, used, low, high, counts) in zip(values, self._facts, strict=True):
+        for value, (name, used, low, high, counts) in zip(  # noqa: B905 both have 13
+            values, self._facts
+        ):
             if value is None or value != value:
                 missing.append(name)
                 if used:
                     imputed.append(name)
             elif counts is not None:
-                if counts.get(value, 0) < FEW_PATIENTS:
+                if value not in counts or counts[value] < FEW_PATIENTS:
                     rare.append(name)
             elif not low <= value <= high:
                 out_of_range.append(name)
@@ -501,9 +502,15 @@ def implausible(values: Values) -> tuple[Rule, ...]:
     """
     found = []
     for rule in RULES:
-        known = [values[place] for place in rule.places]
-        if all(value is not None and value == value for value in known) and rule.applies(*known):
-            found.append(rule)
+        known = []
+        for place in rule.places:
+            value = values[place]
+            if value is None or value != value:
+                break
+            known.append(value)
+        else:
+            if rule.applies(*known):
+                found.append(rule)
     return tuple(found)
 
 
@@ -540,23 +547,23 @@ those that may be missing): this bounds memory, and what is not kept is computed
 def _scalar_distance(columns: Sequence[Column], factor: np.ndarray) -> Callable[[Values], float]:
     """The distance as a function of one patient, codes apart from numbers.
 
-    For given codes the squared distance z'Pz is ``constant + sum_i z_i (slope_i + sum_{j <= i}
-    Q_ij z_j)`` over the numbers, Q doubling what is off P's diagonal: a dozen products instead of
-    four hundred. Constant and slopes are computed when a combination of codes is first met.
+    For given codes the squared distance z'Pz is ``constant + z'(slopes + Qz)`` over the numbers,
+    Q being their part of P: some thirty products instead of four hundred. Constant and slopes are
+    computed when a combination of codes is first met.
     """
     precision = factor.T @ factor
     numbers = [i for i, column in enumerate(columns) if column.code is None]
-    inner = precision[np.ix_(numbers, numbers)]
-    doubled = (2 * np.tril(inner, -1) + np.diag(np.diag(inner))).tolist()
-    rows = [
-        (NAMES.index(columns[i].attribute), columns[i].mean, columns[i].scale, doubled[n][:n])
-        for n, i in enumerate(numbers)
+    inner = [tuple(row) for row in precision[np.ix_(numbers, numbers)].tolist()]
+    measured = [
+        (NAMES.index(columns[i].attribute), columns[i].mean, columns[i].scale) for i in numbers
     ]
-    squares = [row[n] for n, row in enumerate(doubled)]
     places = sorted({NAMES.index(c.attribute) for c in columns if c.code is not None})
     kept: dict[tuple[float | None, ...], tuple[float, list[float]]] = {}
 
-    def share_of(codes: tuple[float | None, ...]) -> tuple[float, list[float]]:
+    def share_of(given: tuple[float | None, ...]) -> tuple[float, list[float]]:
+        codes = tuple([code if code == code else None for code in given])  # a NaN is never found
+        if codes in kept:
+            return kept[codes]
         row = np.full((1, len(NAMES)), np.nan)
         row[0, places] = [math.nan if code is None else code for code in codes]
         z = deviations(row, columns)[0]
@@ -567,20 +574,14 @@ def _scalar_distance(columns: Sequence[Column], factor: np.ndarray) -> Callable[
         return share
 
     def distance(values: Values) -> float:
-        given = [values[place] for place in places]
-        codes = tuple([code if code == code else None for code in given])  # a NaN is never found
-        squared, slopes = kept.get(codes) or share_of(codes)
-        z: list[float] = []
-        for (place, mean, scale, weights), square, slope in zip(  # noqa: B905 same by construction
-            rows, squares, slopes
-        ):
+        given = tuple([values[place] for place in places])
+        constant, slopes = kept.get(given) or share_of(given)
+        z = []
+        for place, mean, scale in measured:
             value = values[place]
-            own = 0.0 if value is None or value != value else (value - mean) / scale
-            pull = slope + square * own
-            for weight, other in zip(weights, z):  # noqa: B905 same by construction
-                pull += weight * other
-            z.append(own)
-            squared += own * pull
+            z.append(0.0 if value is None or value != value else (value - mean) / scale)
+        pulled = [math.sumprod(row, z) for row in inner]
+        squared = constant + math.sumprod(z, slopes) + math.sumprod(z, pulled)
         return math.sqrt(squared) if squared > 0 else 0.0
 
     return distance
@@ -634,6 +635,24 @@ class Part(NamedTuple):
     numbers: tuple[tuple[float, float, float], ...]
     codes: Mapping[float, float]
     reference: float
+
+    def log_odds(self, value: float | None) -> float:
+        """What a patient's value adds to the base.
+
+        Raises
+        ------
+        UsageError
+            It is missing, and the equation does not impute it.
+        """
+        name, _, typical, numbers, codes, reference = self
+        if value is None or value != value:
+            if typical is None:
+                raise UsageError(f"{name}: missing, and the equation puts no value there")
+            value = typical
+        own = codes.get(value, 0.0)
+        for weight, center, scale in numbers:
+            own += weight * ((value - center) / scale)
+        return own - reference
 
 
 @dataclass(frozen=True)
@@ -689,17 +708,7 @@ class Reasons:
         UsageError
             A value is missing that the equation does not impute.
         """
-        found = {}
-        for name, place, typical, numbers, codes, reference in self.parts:
-            value = values[place]
-            if value is None or value != value:
-                value = typical
-                if value is None:
-                    raise UsageError(f"{name}: missing, and the equation puts no value there")
-            own = codes.get(value, 0.0)
-            for weight, center, scale in numbers:
-                own += weight * ((value - center) / scale)
-            found[name] = own - reference
+        found = {part.attribute: part.log_odds(values[part.place]) for part in self.parts}
         return Contributions(self.base, found)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import subprocess
+import tempfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +21,7 @@ import yaml
 
 from heartdx import settings
 from heartdx.serve import create_app
+from heartdx.settings import variable
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -123,13 +126,52 @@ def _probes(manifest: Documents) -> list[str]:
     rollout = manifest["Deployment"]["spec"]["strategy"]["rollingUpdate"]
     if rollout["maxUnavailable"] != 0 or manifest["Deployment"]["spec"]["replicas"] < 2:
         found.append("a rolling update takes the last pod away")
-    pause = main.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
-    if pause[:1] != ["sleep"] or int(pause[1]) < 5:
-        found.append("without a preStop pause a rolling update refuses connections")
-    else:
-        drain = int(re.search(r'"--timeout-graceful-shutdown", "(\d+)"', DOCKERFILE)[1])
-        if int(pause[1]) + drain >= pod(manifest)["terminationGracePeriodSeconds"]:
-            found.append("the grace period is shorter than pause and draining")
+    return [*found, *_end(manifest)]
+
+
+def hook(manifest: Documents, name: str) -> list[str]:
+    """The command of a lifecycle hook, empty without one."""
+    hooks = container(manifest).get("lifecycle", {})
+    return hooks.get(name, {}).get("exec", {}).get("command", [])
+
+
+def tried(command: list[str], marker: Path) -> tuple[bool, int]:
+    """What a hook leaves behind when it runs: whether the marker stands, and seconds it paused."""
+    slept = marker.with_name("slept")
+    sleep = marker.with_name("sleep")
+    sleep.write_text(f'#!/bin/sh\necho "$1" >> "{slept}"\n')
+    sleep.chmod(0o755)
+    path = f"{marker.parent}:/usr/bin:/bin"
+    subprocess.run(command, env={"PATH": path, variable("drain_file"): str(marker)}, check=True)
+    paused = slept.read_text().split() if slept.exists() else []
+    slept.unlink(missing_ok=True)
+    return marker.exists(), sum(map(int, paused))
+
+
+def _end(manifest: Documents) -> list[str]:
+    """Readiness drops, then whoever sends requests gets time to see it, then the sockets close."""
+    start, stop = hook(manifest, "postStart"), hook(manifest, "preStop")
+    probe = container(manifest)["readinessProbe"]
+    if not stop:
+        return ["without a preStop pause a rolling update refuses connections"]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        marker = Path(folder) / "marker"
+        is_there, pause = tried(stop, marker)
+        stays, _ = tried(start, marker) if start else (True, 0)
+    if not is_there:
+        found.append("before its end the pod does not say that it is not ready")
+    if stays:
+        found.append("a container started again finds the marker of its predecessor's end")
+    if not Path(manifest["ConfigMap"]["data"].get(variable("drain_file"), "")).is_relative_to(
+        container(manifest)["volumeMounts"][0]["mountPath"]
+    ):
+        found.append("the drain marker lies where nothing can be written")
+    if pause <= probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"]:
+        found.append("the pause ends before readiness drops")
+    drain = int(re.search(r'"--timeout-graceful-shutdown", "(\d+)"', DOCKERFILE)[1])
+    if pause + drain >= pod(manifest)["terminationGracePeriodSeconds"]:
+        found.append("the grace period is shorter than pause and draining")
     return found
 
 
@@ -239,6 +281,12 @@ MUTATIONS = {
         "Deployment", "spec", "strategy", "rollingUpdate", "maxUnavailable", 1
     ),
     "refuses connections": put(*BOX, "lifecycle", ...),
+    "does not say that it is not ready": put(
+        *BOX, "lifecycle", "preStop", "exec", "command", ["sleep", "8"]
+    ),
+    "marker of its predecessor": put(*BOX, "lifecycle", "postStart", ...),
+    "where nothing can be written": put("ConfigMap", "data", "HEARTDX_DRAIN_FILE", "/app/drain"),
+    "pause ends before readiness drops": put(*BOX, "readinessProbe", "periodSeconds", 5),
     "grace period is shorter": put(*POD, "terminationGracePeriodSeconds", 20),
     "uid is not": put(*POD, "securityContext", "runAsUser", 1000),
     "may run as root": put(*POD, "securityContext", "runAsNonRoot", False),

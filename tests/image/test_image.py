@@ -267,16 +267,19 @@ def needed(root: str) -> set[str]:
         re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.requires or []
         for d in distributions()
     }
-    found, ahead = set(), [(root, frozenset())]
+    found, seen, ahead = set(), set(), [(root, frozenset())]
     while ahead:
         name, extras = ahead.pop()
+        if (name, extras) in seen:  # a second way may ask for an extra that the first did not
+            continue
+        seen.add((name, extras))
         for text in declared[name]:
             requirement = Requirement(text)
             wanted = requirement.marker is None or any(
                 requirement.marker.evaluate({"extra": extra}) for extra in (extras or {""})
             )
             key = re.sub(r"[-_.]+", "-", requirement.name).lower()
-            if wanted and key not in found:
+            if wanted:
                 found.add(key)
                 ahead.append((key, frozenset(requirement.extras)))
     return found
@@ -345,11 +348,17 @@ def test_sigterm_ends_it_cleanly_within_its_grace(image):
     assert took < GRACE / 2
 
 
-def test_the_manifests_prestop_command_exists_in_the_image(container):
-    command, seconds = BOX["lifecycle"]["preStop"]["exec"]["command"]
+def test_the_manifests_hooks_take_readiness_away_and_give_it_back(container):
+    hooks = {name: hook["exec"]["command"] for name, hook in BOX["lifecycle"].items()}
 
-    assert int(seconds) > 0
-    assert container.execute(command, "0").returncode == 0
+    ended = container.execute(*hooks["preStop"])
+    draining = container.get("/readyz")
+    begun = container.execute(*hooks["postStart"])
+
+    assert (ended.returncode, begun.returncode) == (0, 0)
+    assert draining.status_code == 503
+    assert draining.json()["type"] == "urn:heartdx:problem:draining"
+    assert container.get("/readyz").status_code == 200
 
 
 def test_an_unknown_setting_stops_the_start_and_is_named(image):

@@ -134,7 +134,15 @@ def test_nothing_but_a_prediction_can_be_posted(tmp_path) -> None:
         for method in methods
         if method not in {"get", "head"}
     }
-    assert writing == {("post", "/predict")}
+    infer = "/v2/models/{model_name}"
+    assert writing == {
+        ("post", "/predict"),
+        ("post", "/v1/predict"),
+        ("post", "/v1/predict/batch"),
+        ("post", "/invocations"),
+        ("post", f"{infer}/infer"),
+        ("post", f"{infer}/versions/{{model_version}}/infer"),
+    }
 
 
 def test_the_service_cannot_unpickle() -> None:

@@ -21,7 +21,6 @@ def model(bundle: Bundle) -> dict[str, Any]:
     ----------
     bundle : a verified bundle.
     """
-    card = bundle.folder / CARD
     return {
         "name": bundle.name,
         "version": bundle.version,
@@ -35,8 +34,18 @@ def model(bundle: Bundle) -> dict[str, Any]:
             name: {key: facts[key] for key in _PANEL_FACTS if key in facts}
             for name, facts in bundle.manifest["panels"].items()
         },
-        "card": card.read_text(encoding="utf-8") if card.is_file() else None,
+        "card": _card(bundle),
     }
+
+
+def _card(bundle: Bundle) -> str | None:
+    """The card; None when there is none, or none that can be read as a text of the bundle."""
+    try:
+        card = (bundle.folder / CARD).resolve(strict=True)
+        inside = card.is_relative_to(bundle.folder.resolve())
+        return card.read_text(encoding="utf-8") if inside else None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def contract() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 import heartdx
 from heartdx import bundle as bundles
 from heartdx import logs, store
-from heartdx.errors import BundleError, NoModelError
+from heartdx.errors import BundleError, NoModelError, UsageError
 from heartdx.serve import (
     admin,
     batch,
@@ -33,11 +33,12 @@ from heartdx.serve.browsers import Cors, SecurityHeaders
 from heartdx.serve.front import Service
 from heartdx.serve.guard import Guard, GuardMiddleware
 from heartdx.serve.middleware import Watch
+from heartdx.serve.paths import route_path
 from heartdx.serve.problems import InputError, RequestError
 from heartdx.serve.routes import router
 from heartdx.serve.shadow import Shadow
 from heartdx.serve.telemetry import Telemetry
-from heartdx.settings import Settings
+from heartdx.settings import Settings, variable
 
 _LOG = logs.get("serve")
 
@@ -48,7 +49,7 @@ def create_app(settings: Settings) -> Service:
     Raises
     ------
     UsageError
-        ``settings.model_path`` names something that is never served.
+        ``settings.model_path`` or ``settings.shadow_path`` names something that is never served.
     """
     _refuse_unservable(settings)
     telemetry = Telemetry(workers.shared_folder())
@@ -69,9 +70,9 @@ def create_app(settings: Settings) -> Service:
     app.prepare(telemetry, guard, max_body_bytes=settings.max_body_bytes)
     app.state.guard, app.state.admin = guard, admin.bound(settings)
     app.include_router(router)
+    app.include_router(batch.router)
     app.include_router(open_inference.router)
     app.include_router(mlflow_doors.router)
-    app.include_router(batch.router)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_middleware(GuardMiddleware, guard=guard)
@@ -87,17 +88,22 @@ def create_app(settings: Settings) -> Service:
 async def _lifespan(app: Service) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     _set_up_logs(settings.log_level)
-    app.state.telemetry.started()
-    app.serve(predictor.load(settings))
-    _tell(app.state.loaded)
-    app.lines.start(asyncio.get_running_loop().call_later)
-    reload = functools.partial(swap.swap, app)
-    administered = admin.serving(app, app.state.admin, guard=app.guard, reload=reload)
-    async with _background(app), app.guard.watching(), administered:
-        yield
-    app.serve(predictor.NOT_STARTED)
-    app.lines.flush()
-    app.state.telemetry.stopped()
+    app.state.swapping = asyncio.Lock()
+    try:
+        app.state.telemetry.started()
+        app.serve(predictor.load(settings))
+        _tell(app.state.loaded)
+        app.lines.start(asyncio.get_running_loop().call_later)
+        reload = functools.partial(swap.swap, app)
+        administered = admin.serving(app, app.state.admin, guard=app.guard, reload=reload)
+        async with _background(app), app.guard.watching(), administered:
+            yield
+    finally:  # after a start that failed too
+        if app.state.admin is not None:
+            app.state.admin.close()
+        app.serve(predictor.NOT_STARTED)
+        app.lines.flush()
+        app.state.telemetry.stopped()
 
 
 @contextlib.asynccontextmanager
@@ -108,7 +114,7 @@ async def _background(app: Service) -> AsyncIterator[None]:
     if settings.poll_seconds and settings.model_path is None:
         tasks.append(asyncio.create_task(swap.follow(app)))
     if settings.shadow_path is not None:
-        challenger = predictor.load(replace(settings, model_path=settings.shadow_path))
+        challenger = _challenger(settings)
         if challenger.bundle is None:
             logs.event(_LOG, "shadow_refused", level=logging.ERROR, reason=challenger.reason)
         else:
@@ -124,9 +130,19 @@ async def _background(app: Service) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _challenger(settings: Settings) -> predictor.Loaded:
+    """The bundle beside the one that answers, as strictly verified."""
+    return predictor.load(replace(settings, model_path=settings.shadow_path))
+
+
 def _refuse_unservable(settings: Settings) -> None:
     with contextlib.suppress(NoModelError, BundleError):
         bundles.locate(models_dir=settings.models_dir, model_path=settings.model_path)
+    if settings.shadow_path is not None and settings.shadow_path.is_file():
+        raise UsageError(
+            f"{variable('shadow_path')}={settings.shadow_path}: expected a bundle folder "
+            "(models/bundles/<digest>); a file is never loaded"
+        )
 
 
 def _set_up_logs(level: str) -> None:
@@ -152,10 +168,10 @@ async def _refused(request: Request, refusal: Exception) -> Response:
         request.app.state.telemetry.count_rejected(refusal.problems)
     request.state.facts["problem"] = refusal.kind
     problem = problems.of_refusal(refusal)
-    return problem.response(request.state.request_id, path=request.url.path)
+    return problem.response(request.state.request_id, path=route_path(request.scope))
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     problem = problems.of_status(error.status_code, error.headers)
-    return problem.response(request.state.request_id, path=request.url.path)
+    return problem.response(request.state.request_id, path=route_path(request.scope))

@@ -114,12 +114,14 @@ def _columns_of(scored: Scored) -> tuple[list[Any], ...]:
     """A slice's answers in the order of ``Row``, None where a row has none."""
     answers = scored.answers
     prediction: list[int | None] = list(answers.predictions)
-    for row in answers.abstained:
-        prediction[row] = None
-    label = [None if p is None else LABELS[p] for p in prediction]
-    abstain = [answers.abstained.get(row) for row in range(len(prediction))]
+    label: list[str | None] = list(answers.labels)
+    abstain: list[str | None] = [None] * len(prediction)
+    for row, reason in answers.abstained.items():
+        prediction[row], label[row], abstain[row] = None, None, reason
     columns = (answers.probabilities, _ranges(answers), prediction, label, answers.panels, abstain)
-    error = [_error(scored.refused.get(row)) for row in range(scored.count)]
+    error: list[list[dict[str, str]] | None] = [None] * scored.count
+    for row, problems in scored.refused.items():
+        error[row] = _error(problems)
     return (*(_spread(column, scored) for column in columns), error)
 
 
@@ -137,12 +139,13 @@ def _ranges(answers: Answers) -> list[list[float] | None]:
     known = ~np.isnan(ranges[:, 0])
     if not known.any():
         return [None] * len(ranges)
+    if known.all():
+        pairs: list[list[float] | None] = ranges.tolist()
+        return pairs
     return [pair if k else None for pair, k in zip(ranges.tolist(), known.tolist(), strict=True)]
 
 
-def _error(problems: Sequence[FieldProblem] | None) -> list[dict[str, str]] | None:
-    if problems is None:
-        return None
+def _error(problems: Sequence[FieldProblem]) -> list[dict[str, str]]:
     return [
         {"field": p.field, "kind": p.kind, "expected": p.expected, "mend": p.mend} for p in problems
     ]
@@ -297,16 +300,12 @@ class ArrowWriter:
         known = np.zeros(count, dtype=bool)
         known[scored.answered] = True
         predicted = answers.positive.astype(int)
-        predicted[list(answers.abstained)] = -1
-        prediction = _placed(predicted, scored)
-        ranges = np.full((count, 2), np.nan)
-        ranges[scored.answered] = answers.ranges
-        is_ranged = ~np.isnan(ranges[:, 0])
-        probability = np.zeros(count)
-        probability[scored.answered] = answers.probability
         reasons = np.full(len(predicted), -1)
         for row, reason in answers.abstained.items():
-            reasons[row] = ABSTENTIONS.index(reason)
+            predicted[row], reasons[row] = -1, ABSTENTIONS.index(reason)
+        prediction = _placed(predicted, scored)
+        low, high = (_placed(end, scored) for end in answers.ranges.T)
+        is_ranged = known & ~np.isnan(low)
         errors = np.full(count, -1)
         errors[list(scored.refused)] = np.arange(len(scored.refused))
         numbers = np.arange(scored.first, scored.first + count)
@@ -314,9 +313,9 @@ class ArrowWriter:
             SCHEMA,
             [
                 Numbers(numbers, np.ones(count, dtype=bool)),
-                Numbers(probability, known),
-                Numbers(np.nan_to_num(ranges[:, 0]), is_ranged),
-                Numbers(np.nan_to_num(ranges[:, 1]), is_ranged),
+                Numbers(_placed(answers.probability, scored), known),
+                Numbers(np.where(is_ranged, low, 0.0), is_ranged),
+                Numbers(np.where(is_ranged, high, 0.0), is_ranged),
                 Numbers(prediction, prediction >= 0),
                 Words(prediction, LABELS),
                 Words(_placed(answers.place, scored), PANEL_NAMES),
@@ -343,7 +342,9 @@ def _arrow_head(name: str, version: str, digest: str, threshold: float) -> bytes
 
 def _placed(column: np.ndarray, scored: Scored) -> np.ndarray:
     """A column of the answered rows in its place among all, -1 for the others."""
-    placed = np.full(scored.count, -1)
+    if not scored.refused:
+        return column
+    placed = np.full(scored.count, -1, dtype=column.dtype)
     placed[scored.answered] = column
     return placed
 

@@ -136,8 +136,7 @@ def loaded_bundle(request: Request) -> Bundle:
 def scored(request: Request, bundle: Bundle, X: np.ndarray, given: Rows) -> dict[str, Any]:
     """The columns of the answers to a table, counted for metrics and log line.
 
-    They are those of ``/predict``'s batch and ``abstained``, the reason or None; where the
-    model's policy abstains, prediction and label are None.
+    They are those of ``/predict``'s batch.
 
     Raises
     ------
@@ -154,14 +153,7 @@ def scored(request: Request, bundle: Bundle, X: np.ndarray, given: Rows) -> dict
     if app.shadow is not None:
         app.shadow.offer_table(answers)
     request.state.facts["panels"] = dict(Counter(answers.panels))
-    document: dict[str, Any] = answers.of_batch()
-    reasons = [answers.abstained.get(row) for row in range(len(X))]
-    for column in ("predictions", "labels"):
-        document[column] = [
-            value if reason is None else None
-            for value, reason in zip(document[column], reasons, strict=True)
-        ]
-    return {**document, "abstained": reasons}
+    return answers.of_batch()
 
 
 def as_json(document: Mapping[str, object]) -> Response:

@@ -10,11 +10,13 @@ answers of both against each other.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import secrets
+import types
 from bisect import bisect_left
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from time import perf_counter
 from typing import Annotated, Any, Literal
 
@@ -33,6 +35,7 @@ from heartdx.serve.browsers import NO_STORE
 from heartdx.serve.compiled import score_one
 from heartdx.serve.guard import CLIENT, Guard, late
 from heartdx.serve.middleware import FIT_ID
+from heartdx.serve.paths import route_path
 from heartdx.serve.phrases import Phrases
 from heartdx.serve.predictor import NOT_STARTED, Loaded
 from heartdx.serve.problems import RequestError
@@ -51,8 +54,6 @@ JSON_TYPES = frozenset(
 _DOORS = frozenset(HOT_DOORS)
 _ALL_QUOTES = 2 * len(NAMES)
 _JSON_HEADER = (b"content-type", b"application/json")
-_FALLS_THROUGH = (ValueError, TypeError, ArithmeticError, LookupError)
-"""What the decoder and the compiled equation raise for what they do not know."""
 
 
 class Service(FastAPI):
@@ -80,7 +81,10 @@ class Service(FastAPI):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request, or hand it to the routes."""
         if scope["type"] == "http":
-            if self._hot is not None and scope["path"] in _DOORS:
+            hot = scope["path"] in _DOORS or (
+                scope.get("root_path") and route_path(scope) in _DOORS
+            )
+            if hot and self._hot is not None:
                 return self._hot(scope, receive, send)
         elif scope["type"] == "lifespan":  # the server's own channel, before anything wraps it
             connections.bound(receive, seconds=self.guard.seconds)
@@ -112,16 +116,16 @@ class Service(FastAPI):
                 or guard.leaves_to_routes(scope, headers)
             ):
                 return await routed(scope, receive, send)
-            steps = receive().__await__()
-            try:
-                first = next(steps)
-            except StopIteration as there:  # the whole body came with the head, as nearly always
-                message = there.value
-            else:
+            kept: list[Message] = []
+            steps = _keeping(receive(), kept)
+            for first in steps:  # the client has not sent all of it yet
                 try:
                     message = await guard.first(first, steps)
                 except RequestError as refusal:
                     return await routed(scope, late(refusal), send)
+                break
+            else:  # the whole body came with the head, as nearly always
+                message = kept[0]
             body = message.get("body", b"")
             if (
                 message["type"] != "http.request"
@@ -141,41 +145,38 @@ class Service(FastAPI):
                     doubtful = quotes != _ALL_QUOTES - 2 * values.count(UNSET)
                     values = tuple([None if value is UNSET else value for value in values])
                 scored = score(*values)
-            except _FALLS_THROUGH:
-                doubtful, scored = True, None
-            if doubtful or scored is None or not 0.0 <= scored[0] <= 1.0:
-                return await routed(scope, _replayed(message, receive), send)
-            probability, place, unused = scored
-            prediction_id = next_id()
-            given = headers.get(b"x-request-id")
-            if given is None or not FIT_ID.fullmatch(given):
-                request_id = prediction_id
-            else:
-                request_id = given.decode()
-            text = standard(probability, place, unused, prediction_id, request_id)
-            if detail == "full" and text is not None:
-                text = phrases.full(text, place, values)
-            elif detail == "none" and text is not None:
-                text = phrases.bare(probability, prediction_id, request_id)
+                if doubtful or scored is None or not 0.0 <= scored[0] <= 1.0:
+                    return await routed(scope, _replayed(message, receive), send)
+                probability, place, unused = scored
+                prediction_id = next_id()
+                given = headers.get(b"x-request-id")
+                if given is None or not FIT_ID.fullmatch(given):
+                    request_id = prediction_id
+                else:
+                    request_id = given.decode()
+                text = standard(probability, place, unused, prediction_id, request_id)
+                if detail == "full" and text is not None:
+                    text = phrases.full(text, place, values)
+                elif detail == "none" and text is not None:
+                    text = phrases.bare(probability, prediction_id, request_id)
+            except Exception:  # noqa: BLE001 - refused or a bug: the route says which, and counts it
+                text = None
             if text is None:
                 return await routed(scope, _replayed(message, receive), send)
             content = text.encode()
+            positive = probability >= threshold
             if self.shadow is not None:
-                self.shadow.offer(values, probability, probability >= threshold)
+                self.shadow.offer(values, probability, positive)
             # Counted and logged before the last byte leaves: who has an answer finds it counted.
-            door = scope["path"]
+            door = scope["path"] if scope["path"] in _DOORS else route_path(scope)
             gaps = quotes != _ALL_QUOTES or body.count(b"null")
-            seconds = count(
-                door, values if gaps else None, probability, place, probability >= threshold, began
-            )
+            seconds = count(door, values if gaps else None, probability, place, positive, began)
             if lines.wanted:
                 client = scope.get(CLIENT)
                 asked_by = f'"client":"{client}",' if client else ""
                 lines.add(
-                    f'"request",{asked_by}'
-                    f'"method":"POST","endpoint":"{door}","status":200,'
-                    f'"ms":{int(seconds * 1e6)}e-3,"request_id":"{request_id}",'
-                    f'"panels":{{"{PANEL_NAMES[place]}":1}}}}\n'
+                    f'"request",{asked_by}{_LOGGED_DOOR[door]}{int(seconds * 1e6)}e-3,'
+                    f'"request_id":"{request_id}",{_LOGGED_PANEL[place]}'
                 )
             await send(
                 {
@@ -183,9 +184,10 @@ class Service(FastAPI):
                     "status": 200,
                     "headers": [
                         _JSON_HEADER,
-                        (b"content-length", str(len(content)).encode()),
+                        _length(len(content)),
                         (b"x-request-id", request_id.encode()),
-                        *STATIC_HEADERS,
+                        NO_SNIFF,
+                        NO_STORE,
                     ],
                 }
             )
@@ -233,19 +235,38 @@ def _counted(counts: Telemetry) -> Callable[..., float]:
     return count
 
 
-STATIC_HEADERS = ((b"x-content-type-options", b"nosniff"), NO_STORE)
+@functools.lru_cache(maxsize=4_096)
+def _length(size: int) -> tuple[bytes, bytes]:
+    return b"content-length", str(size).encode()
+
+
+NO_SNIFF = (b"x-content-type-options", b"nosniff")
+_LOGGED_DOOR = {
+    door: f'"method":"POST","endpoint":"{door}","status":200,"ms":' for door in HOT_DOORS
+}
+_LOGGED_PANEL = tuple(f'"panels":{{"{name}":1}}}}\n' for name in PANEL_NAMES)
 
 
 class Ids:
     """Names that no other answer has: a draw for each process, then a running number."""
 
     def __init__(self) -> None:
-        self._stem = secrets.token_hex(6) + "-"
-        self._numbers = itertools.count(1)
-
-    def next(self) -> str:
+        stem = secrets.token_hex(6) + "-"
+        names = map(stem.__add__, map(str, itertools.count(1)))
+        self.next: Callable[[], str] = names.__next__
         """A new name, fit for a header and a file name."""
-        return f"{self._stem}{next(self._numbers)}"
+
+
+@types.coroutine
+def _keeping(asked: Awaitable[Message], kept: list[Message]) -> Generator[Any, Any, Message]:
+    """The steps of an awaitable, and a place for what it gives.
+
+    A loop over the steps ends without the exception that ``next`` would raise, which costs as
+    much as decoding a patient.
+    """
+    message: Message = yield from asked  # type: ignore[misc]
+    kept.append(message)
+    return message
 
 
 def _replayed(message: Message, receive: Receive) -> Receive:

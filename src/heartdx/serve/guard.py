@@ -298,7 +298,11 @@ class Guard:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            await asyncio.to_thread(self.refresh)  # a folder on the network may hang
+            try:
+                await asyncio.to_thread(self.refresh)  # a folder on the network may hang
+            except Exception as bug:  # noqa: BLE001 - the next look must come: it may find a stop
+                error, where = type(bug).__name__, logs.places(bug)
+                logs.event(_LOG, "look_failed", level=logging.ERROR, error=error, where=where)
 
     async def _end_late(self) -> None:
         while True:

@@ -9,8 +9,6 @@ import logging
 import re
 import secrets
 import time
-import traceback
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -18,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from heartdx import logs
 from heartdx.serve import problems
+from heartdx.serve.paths import ALWAYS_OPEN, DOCUMENTS, PREDICTIONS, route_path
 from heartdx.serve.telemetry import METHODS, OTHER, UNMATCHED, Telemetry
 
 REQUEST_ID = "X-Request-ID"
@@ -27,6 +26,8 @@ GONE = 499
 _ID_HEADER = REQUEST_ID.lower().encode()
 FIT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """A request id that is taken over; anything else is replaced."""
+_KNOWN = PREDICTIONS | ALWAYS_OPEN | DOCUMENTS
+"""Routes whose template is their path: known even of a request that is refused before routing."""
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _LOG = logs.get("serve")
 
@@ -99,7 +100,7 @@ class Exchange:
             return
         self._finished = True
         seconds = time.perf_counter() - self.began
-        endpoint = getattr(self.scope.get("route"), "path", UNMATCHED)
+        endpoint = self._endpoint()
         self.telemetry.count_request(self.method, endpoint, status, seconds)
         logs.event(
             _LOG,
@@ -112,6 +113,14 @@ class Exchange:
             **self.facts,
         )
 
+    def _endpoint(self) -> str:
+        """The route's template; of what the guard refused too, which no route has seen."""
+        route = self.scope.get("route")
+        if route is not None:
+            return str(route.path)
+        path = route_path(self.scope)
+        return path if path in _KNOWN else UNMATCHED
+
     async def fail(self, bug: Exception) -> None:
         """Answer 500; the log names the place of the bug, never its message or values."""
         logs.event(
@@ -120,12 +129,12 @@ class Exchange:
             level=logging.ERROR,
             request_id=self.request_id,
             error=type(bug).__name__,
-            where=_places(bug),
+            where=logs.places(bug),
         )
         if self._status:
             self.finish(500)
             raise RuntimeError("the answer was cut; see request_failed in the log") from None
-        answer = problems.INTERNAL.response(self.request_id, path=self.scope["path"])
+        answer = problems.INTERNAL.response(self.request_id, path=route_path(self.scope))
         await answer(self.scope, _never, self.send)
 
 
@@ -134,11 +143,6 @@ def _request_id(scope: Scope) -> str:
         if name == _ID_HEADER and FIT_ID.fullmatch(value):
             return str(value, "ascii")
     return secrets.token_hex(8)
-
-
-def _places(bug: Exception) -> list[str]:
-    frames = traceback.extract_tb(bug.__traceback__)
-    return [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames]
 
 
 async def _never() -> Message:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,28 +11,25 @@ from typing import Any
 import numpy as np
 
 from heartdx import bundle as bundles
-from heartdx import signing
+from heartdx import logs, signing
 from heartdx.bundle import Bundle
 from heartdx.contract import BY_NAME, NAMES, OUTCOME, PANEL_NAMES, PANELS
-from heartdx.errors import BundleError, FieldProblem, NoModelError, VerificationError
+from heartdx.errors import (
+    BundleError,
+    FieldProblem,
+    NoModelError,
+    UsageError,
+    VerificationError,
+)
 from heartdx.reliability import ABSTAIN_REASONS, FAR, STRADDLE
 from heartdx.serve import compiled
 from heartdx.serve.inputs import MAX_PROBLEMS, Ask
 from heartdx.serve.problems import InputError, Located, RequestError
 from heartdx.settings import Settings
 
+_LOG = logs.get("serve")
 ABSTENTIONS = tuple(ABSTAIN_REASONS.values())
 LABELS = (OUTCOME.negative, OUTCOME.positive)
-_UNREADABLE = (
-    AttributeError,
-    ImportError,
-    IndexError,
-    KeyError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,31 @@ def load(settings: Settings) -> Loaded:
         bundle = signing.load(folder, settings)
         compiled.verify(bundle)
         return Loaded(bundle)
+    except UsageError:
+        raise
     except (NoModelError, VerificationError) as refusal:
-        return Loaded(None, str(refusal))
-    except _UNREADABLE as cause:
+        return Loaded(None, _without_places(str(refusal), settings))
+    except Exception as cause:  # noqa: BLE001 - whatever a damaged bundle does to its readers
+        logs.event(
+            _LOG,
+            "bundle_unreadable",
+            level=logging.ERROR,
+            error=type(cause).__name__,
+            where=logs.places(cause),
+        )
         return Loaded(
             None,
             f"the bundle cannot be read ({type(cause).__name__}); train again: "
             f"{bundles.HOW_TO_TRAIN}",
         )
+
+
+def _without_places(reason: str, settings: Settings) -> str:
+    """A reason that any client may read: it names files by their folder, not where that lies."""
+    for path in (settings.models_dir, settings.model_path, settings.public_key):
+        if path is not None and path.is_absolute() and path.parent != path:
+            reason = reason.replace(f"{path.parent}/", "")
+    return reason
 
 
 @dataclass(frozen=True)
@@ -146,17 +162,27 @@ class Answers:
         """Row to reason, where the model's declared policy gives no prediction."""
         return abstentions(self)
 
-    def of_batch(self) -> dict[str, object]:
-        """The columns of a ``/predict`` batch."""
+    def of_batch(self) -> dict[str, Any]:
+        """The columns of a batch.
+
+        Where the policy abstains, prediction and label are None and ``abstained`` says why; it is
+        None for all others.
+        """
+        reasons = [self.abstained.get(row) for row in range(len(self.X))]
         return {
-            "predictions": self.predictions,
+            "predictions": _unless(reasons, self.predictions),
             "probabilities": self.probabilities,
-            "labels": self.labels,
+            "labels": _unless(reasons, self.labels),
             "panels": self.panels,
+            "abstained": reasons,
             "threshold": self.bundle.threshold,
             "model_name": self.bundle.name,
             "model_version": self.bundle.version,
         }
+
+
+def _unless(reasons: list[str | None], values: Sequence[object]) -> list[object]:
+    return [v if reason is None else None for v, reason in zip(values, reasons, strict=True)]
 
 
 def answers(bundle: Bundle, ask: Ask) -> Answers:

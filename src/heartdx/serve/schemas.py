@@ -363,10 +363,15 @@ _ANSWERS: Schema = {
     "Predictions": _object(
         "The answers to several patients, in their order.",
         {
-            "predictions": _list(_PREDICTION, "one for each record"),
+            "predictions": _list(
+                _or_null(_PREDICTION), "one for each record; null where the policy abstains"
+            ),
             "probabilities": _list(_PROBABILITY, f"of {OUTCOME.positive}"),
-            "labels": _list(_LABEL, "the predictions in words"),
+            "labels": _list(_or_null(_LABEL), "the predictions in words"),
             "panels": _list(_PANEL, "the panels that answered"),
+            "abstained": _list(
+                _or_null({"enum": list(ABSTENTIONS)}), "why the policy abstains, null where not"
+            ),
             **_MODEL,
         },
     ),

@@ -19,6 +19,9 @@ from heartdx.bundle import Bundle
 from heartdx.serve.predictor import Answers
 from heartdx.serve.telemetry import Telemetry
 
+Asked = tuple["Sequence[float | None]", float, bool]
+"""A patient's 13 values, the champion's probability and whether it reached its threshold."""
+
 _LOG = logs.get("serve")
 _QUEUE = 10_000
 """Most patients that wait; beyond it the oldest are dropped."""
@@ -38,7 +41,7 @@ class Shadow:
     def __init__(self, challenger: Bundle, telemetry: Telemetry):
         self.challenger = challenger
         self._telemetry = telemetry
-        self._waiting: deque[tuple[Sequence[float | None], float, bool]] = deque()
+        self._waiting: deque[Asked] = deque()
         self._failed = False
 
     def offer(self, values: Sequence[float | None], probability: float, positive: bool) -> None:
@@ -54,6 +57,8 @@ class Shadow:
         rows = answers.X[kept].tolist(), answers.probabilities[kept], answers.positive[kept]
         for values, probability, positive in zip(*rows, strict=True):
             self.offer(values, probability, bool(positive))
+        if left := max(0, len(answers.X) - _QUEUE):
+            self._telemetry.count_shadow("dropped", np.empty(left))
 
     async def run(self) -> None:
         """Score what waits until cancelled."""
@@ -64,11 +69,11 @@ class Shadow:
 
     async def _score_slice(self) -> None:
         taken = [self._waiting.popleft() for _ in range(min(_SLICE, len(self._waiting)))]
-        champion = np.array([probability for _, probability, _ in taken])
         try:
             probability = await asyncio.to_thread(self._scored, [row for row, _, _ in taken])
+            self._compare(taken, probability)
         except Exception as bug:  # noqa: BLE001 - whatever the challenger does, the champion answers
-            self._telemetry.count_shadow("failed", champion)
+            self._telemetry.count_shadow("failed", np.empty(len(taken)))
             if not self._failed:
                 self._failed = True
                 logs.event(
@@ -76,9 +81,12 @@ class Shadow:
                     "shadow_failed",
                     level=logging.WARNING,
                     error=type(bug).__name__,
+                    where=logs.places(bug),
                     digest=self.challenger.digest,
                 )
-            return
+
+    def _compare(self, taken: list[Asked], probability: np.ndarray) -> None:
+        champion = np.array([probability for _, probability, _ in taken])
         positive = np.array([label for _, _, label in taken])
         same = (probability >= self.challenger.threshold) == positive
         distance = np.abs(probability - champion)

@@ -181,6 +181,9 @@ def _decoded(coding: Coding, place: int, value: object) -> float:
 
 # -- JSON ------------------------------------------------------------------------------------
 
+_Plain: Any = msgspec.defstruct(
+    "_Plain", [(name, float | None) for name in NAMES], forbid_unknown_fields=True, gc=False
+)
 # An absent field is infinite: no JSON number is, so the names that were sent can be counted.
 _Value = float | str | bool | None
 _Named: Any = msgspec.defstruct(
@@ -194,7 +197,7 @@ _Listed: Any = msgspec.defstruct(
 
 
 class _Shape:
-    """A shape of records that is decoded as a type: names, or ``values``."""
+    """A shape of records that is decoded as a type: all names, some names, or ``values``."""
 
     def __init__(self, record: Any, values: Callable[[Any], Sequence[Any]]):
         said = str | None | msgspec.UnsetType
@@ -208,10 +211,11 @@ class _Shape:
         self.values = values
 
 
-_SHAPES = (
-    _Shape(_Named, msgspec.structs.astuple),
-    _Shape(_Listed, operator.attrgetter(VALUES)),
-)
+_PLAIN = _Shape(_Plain, msgspec.structs.astuple)
+_NAMED = _Shape(_Named, msgspec.structs.astuple)
+_LISTED = _Shape(_Listed, operator.attrgetter(VALUES))
+_SHAPES = (_PLAIN, _NAMED, _LISTED)
+"""In the order in which they are tried: most bodies are plain, any other fails in its first row."""
 _NOT_OF_THE_TYPE = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
@@ -307,8 +311,13 @@ def _typed(shape: _Shape, rows: Sequence[Any], raw: bytes, around: int) -> _Type
     around : names and texts of ``raw`` beside those of the records.
     """
     values = list(itertools.chain.from_iterable(map(shape.values, rows)))
-    names = len(rows) if shape is _SHAPES[1] else len(values) - values.count(_LOOK)
     quotes = raw.count(b'"')
+    if shape is _PLAIN:
+        if quotes != 2 * (around + len(values)):
+            return None
+        numbers = np.fromiter(values, np.float64, len(values))
+        return _Typed(values, numbers.reshape(-1, len(NAMES)))
+    names = len(rows) if shape is _LISTED else len(values) - values.count(_LOOK)
     if quotes == 2 * (around + names) and b"true" not in raw and b"false" not in raw:
         numbers = np.fromiter(values, np.float64, len(values))
         numbers[np.isinf(numbers)] = np.nan

@@ -157,6 +157,7 @@ class Telemetry:
     def __init__(self, folder: Path | None):
         prometheus_client.disable_created_metrics()
         self.folder = folder
+        self.stopped()  # a pid that comes again says nothing of its predecessor's model
         self.places = Places()
         self.row = tally.row(self.places.layout, folder)
         self.registry = CollectorRegistry()
