@@ -111,10 +111,8 @@ class Lines:
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         if not self._waiting and self._later is not None:
             self._later(self._delay, self.flush)
-        self._waiting.append(
-            f'{{"time":"{self._stamp}.{str(1000 + int((now - second) * 1000))[1:]}Z","level":"info",'
-            f'"event":{rest}'
-        )
+        millis = str(1000 + int((now - second) * 1000))[1:]
+        self._waiting.append(f'{{"time":"{self._stamp}.{millis}Z","level":"info","event":{rest}')
 
     def flush(self) -> None:
         """Write what waits."""

@@ -171,8 +171,8 @@ class Guard:
     async def first(self, waits_for: object, steps: Generator[Any, Any, Any]) -> Message:
         """A request's first message, for the hot path that found it not there yet.
 
-        The hot path takes the first step of ``receive()`` itself (``next(steps)``): a body that
-        is there already is its ``StopIteration``, and costs a third of asking here.
+        The hot path takes the first step of ``receive()`` itself: a body that is there already
+        costs a third of asking here.
 
         Parameters
         ----------
