@@ -98,9 +98,14 @@ setup-dev: ## the same .venv, and what tests and checks need
 	@$(call BOOTSTRAP,--dev)
 
 .PHONY: test
-test: setup-dev ## every test but the image's (ARGS='-k word' for some)
+test: setup-dev ## every test but those of image and speed (ARGS='-k word' for some)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/image \
+	  --ignore tests/service/test_speed.py $(ARGS)
+
+.PHONY: test-speed
+test-speed: setup-dev ## the instructions of a prediction beside a no-op application's (needs valgrind)
 	ops/ci/valgrind.sh
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/image $(ARGS)
+	$(BIN)/python -m pytest tests/service/test_speed.py $(ARGS)
 
 .PHONY: check
 check: check-code check-types check-imports check-docs check-shell check-workflow check-manifests check-locks ## what CI asks of every commit, without the tests

@@ -25,14 +25,12 @@ LONGEST_FIRST = (
     "tests/service/test_service_document.py",
     "tests/runbook/test_pages.py",
     "tests/service/test_soak.py",
-    "tests/service/test_speed.py",
 )
 """Files by the time that one of their tests can take, set-up included; the others follow."""
 TOGETHER = (
     "tests/runbook/test_runbook.py",
     "tests/unit/test_simulation.py",
     "tests/service/test_soak.py",
-    "tests/service/test_speed.py",
 )
 """Files whose tests share what is costly to make, or a port: one worker runs them all."""
 

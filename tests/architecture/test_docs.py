@@ -211,11 +211,12 @@ def test_each_error_is_drawn_in_the_tree_with_its_exit_code(error):
     assert int(drawn) == error.exit_code
 
 
-def test_an_error_outside_the_tree_is_an_answer_of_the_service():
+def test_an_error_outside_the_tree_is_an_answer_of_the_service_or_seen_by_its_client():
     outside = [error for error in error_classes() if error not in DRAWN]
 
     assert RequestError in outside
-    assert all(issubclass(error, RequestError) for error in outside)
+    assert ServiceError in outside
+    assert all(issubclass(error, RequestError | ServiceError) for error in outside)
 
 
 def test_exit_codes_are_the_stable_ones_and_documented():

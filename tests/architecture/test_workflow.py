@@ -123,6 +123,9 @@ def test_every_target_that_help_lists_exists_and_says_what_it_does():
         "clean",
         "image",
         "test-image",
+        "test-speed",
+        "bench",
+        "soak",
         "test-workflow",
     }
 
