@@ -16,6 +16,7 @@ import pytest
 
 import heartdx
 from heartdx import cli, errors, performance, settings
+from heartdx.client import ServiceError
 from heartdx.contract import ATTRIBUTES, PANEL_NAMES, PANELS, SITES, fingerprint
 from heartdx.serve.problems import KINDS, RequestError
 from heartdx.serve.telemetry import METRICS, Telemetry
