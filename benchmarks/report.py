@@ -334,6 +334,7 @@ def draw(results: Results, file: Path) -> None:
     chart, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     _panel(left, results.growth_requests, "connections", "CPU per request, µs")
     _panel(right, results.growth_rows, "rows in the body or file", "CPU per row, µs")
+    left.set_ylim(bottom=0)
     right.set_yscale("log")  # a short file's fixed cost is a hundred times a long one's per row
     chart.savefig(file, dpi=110)
     plt.close(chart)
@@ -348,6 +349,5 @@ def _panel(axes: Axes, curves: Mapping[str, Mapping[int, float]], x: str, y: str
         lambda place, _: f"{place:,.0f}" if place < 1e5 else f"{place:.0e}"
     )
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
     if curves:
         axes.legend(frameon=False, fontsize=8)

@@ -341,6 +341,22 @@ def test_the_plot_is_a_small_picture(tmp_path):
     assert file.stat().st_size < 200_000
 
 
+def test_every_point_of_the_plot_lies_inside_its_panel(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda chart: None)
+    report.draw(results(), tmp_path / "growth.png")
+
+    panels = plt.gcf().axes
+    monkeypatch.undo()
+    for panel in panels:
+        low, high = panel.get_ylim()
+        points = [y for line in panel.lines for y in line.get_ydata()]
+        assert points
+        assert all(low < y < high for y in points)
+    plt.close("all")
+
+
 # -- peers -----------------------------------------------------------------------------------
 
 
