@@ -183,11 +183,6 @@ class Calibration:
         return self.point[bisect_right(self.breaks, p)]
 
 
-def range_document(low: float, high: float) -> dict[str, Any]:
-    """A calibration range for an answer."""
-    return {"low": low, "high": high, "holds_for": RANGE_HOLDS_FOR}
-
-
 # -- data quality ----------------------------------------------------------------------------
 
 

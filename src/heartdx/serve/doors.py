@@ -24,7 +24,7 @@ from heartdx.records import ALWAYS_REQUIRED
 from heartdx.serve import predictor, schemas
 from heartdx.serve.body import JSON
 from heartdx.serve.inputs import MAX_FIELDS, MAX_PROBLEMS, Ask
-from heartdx.serve.predictor import Loaded
+from heartdx.serve.predictor import Answers, Loaded
 from heartdx.serve.problems import InputError, Located
 from heartdx.serve.schemas import Schema
 
@@ -147,13 +147,19 @@ def scored(request: Request, bundle: Bundle, X: np.ndarray, given: Rows) -> dict
         answers = predictor.answers(bundle, Ask(X, is_batch=True))
     except InputError as refusal:
         raise InputError([_moved(located, given) for located in refusal.problems]) from refusal
+    note(request, answers, is_batch=True)
+    return answers.of_batch()
+
+
+def note(request: Request, answers: Answers, *, is_batch: bool) -> None:
+    """Count answers, leave them to a challenger, and tell the log their panels, no value."""
     app = request.app
     app.state.telemetry.count_answers(answers)
-    app.state.telemetry.count_batch(len(X))
+    if is_batch:
+        app.state.telemetry.count_batch(len(answers.X))
     if app.shadow is not None:
         app.shadow.offer_table(answers)
     request.state.facts["panels"] = dict(Counter(answers.panels))
-    return answers.of_batch()
 
 
 def as_json(document: Mapping[str, object]) -> Response:

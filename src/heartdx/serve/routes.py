@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
@@ -11,15 +9,16 @@ from fastapi import APIRouter, Request, Response
 from heartdx.bundle import Bundle
 from heartdx.serve import about, page, predictor, schemas
 from heartdx.serve.answer import DETAILS, Detail, Ids, document
-from heartdx.serve.body import JSON, read_json
+from heartdx.serve.body import read_json
+from heartdx.serve.doors import as_json, loaded_bundle, note
 from heartdx.serve.inputs import ask
-from heartdx.serve.predictor import Answers, Loaded
+from heartdx.serve.predictor import Answers
 from heartdx.serve.problems import InputError, RequestError
 from heartdx.serve.telemetry import CONTENT_TYPE, Telemetry
 from heartdx.settings import Settings
 
 if TYPE_CHECKING:
-    from heartdx.serve.front import Service
+    pass
 
 router = APIRouter(redirect_slashes=False)
 
@@ -34,10 +33,10 @@ router = APIRouter(redirect_slashes=False)
 )
 async def predict(request: Request) -> Response:
     """Answer one patient or a batch."""
-    bundle = _loaded(request).require()
+    bundle = loaded_bundle(request)
     detail = _detail(request)
     answers, is_batch = await _asked(request, bundle)
-    return _json(answers.of_batch() if is_batch else _document(request, answers, detail))
+    return as_json(answers.of_batch() if is_batch else _document(request, answers, detail))
 
 
 @router.post(
@@ -50,16 +49,16 @@ async def predict(request: Request) -> Response:
 )
 async def predict_one(request: Request) -> Response:
     """Answer one patient."""
-    bundle = _loaded(request).require()
+    bundle = loaded_bundle(request)
     detail = _detail(request)
     answers, _ = await _asked(request, bundle, one=True)
-    return _json(_document(request, answers, detail))
+    return as_json(_document(request, answers, detail))
 
 
 @router.get("/v1/model", tags=["model"], summary="The model", responses=schemas.MODEL_RESPONSES)
 async def model(request: Request) -> Response:
     """What answers, for whom, how well it did in validation, and its card."""
-    return _json(about.model(_loaded(request).require()))
+    return as_json(about.model(loaded_bundle(request)))
 
 
 @router.get(
@@ -67,26 +66,26 @@ async def model(request: Request) -> Response:
 )
 async def contract(request: Request) -> Response:
     """The 13 attributes with units, ranges and codes, and the panels."""
-    return _json(about.contract())
+    return as_json(about.contract())
 
 
 @router.get("/health", tags=["operations"], summary="The model", responses=schemas.HEALTH_RESPONSES)
 async def health(request: Request) -> Response:
     """Which verified model answers; 503 without one. For liveness use `/livez`."""
-    return _json({"status": "ok", **predictor.facts(_loaded(request).require())})
+    return as_json({"status": "ok", **predictor.facts(loaded_bundle(request))})
 
 
 @router.get("/livez", tags=["operations"], summary="Alive", responses=schemas.LIVE_RESPONSES)
 async def livez() -> Response:
     """200 while the process answers, with or without a model."""
-    return _json({"status": "alive"})
+    return as_json({"status": "alive"})
 
 
 @router.get("/readyz", tags=["operations"], summary="Ready", responses=schemas.READY_RESPONSES)
 async def readyz(request: Request) -> Response:
     """200 when `/predict` can answer, else 503 with the reason."""
-    bundle = _loaded(request).require()
-    return _json({"status": "ready", "model_version": bundle.version})
+    bundle = loaded_bundle(request)
+    return as_json({"status": "ready", "model_version": bundle.version})
 
 
 @router.get("/metrics", tags=["operations"], summary="Metrics", responses=schemas.METRICS_RESPONSES)
@@ -99,7 +98,7 @@ def metrics(request: Request) -> Response:
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request) -> Response:
     """The OpenAPI document."""
-    return _json(request.app.openapi())
+    return as_json(request.app.openapi())
 
 
 @router.get("/docs", include_in_schema=False)
@@ -116,30 +115,13 @@ def docs_asset(name: str) -> Response:
     return Response(page.asset(name), media_type=page.ASSETS[name])
 
 
-def _loaded(request: Request) -> Loaded:
-    loaded: Loaded = request.app.state.loaded
-    return loaded
-
-
-def _json(document: dict[str, object]) -> Response:
-    content = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    return Response(content, media_type=JSON)
-
-
 async def _asked(request: Request, bundle: Bundle, *, one: bool = False) -> tuple[Answers, bool]:
-    """The answers to a body, counted; nothing of a patient goes to the log."""
-    app: Service = request.app
-    settings: Settings = app.state.settings
+    """The answers to a body, counted, and whether it is a batch."""
+    settings: Settings = request.app.state.settings
     body = await read_json(request, limit=settings.max_body_bytes)
     asked = ask(body, max_records=settings.max_records, one=one)
     answers = predictor.answers(bundle, asked)
-    telemetry: Telemetry = app.state.telemetry
-    telemetry.count_answers(answers)
-    if asked.is_batch:
-        telemetry.count_batch(len(asked.X))
-    if app.shadow is not None:
-        app.shadow.offer_table(answers)
-    request.state.facts["panels"] = dict(Counter(answers.panels))
+    note(request, answers, is_batch=asked.is_batch)
     return answers, asked.is_batch
 
 
