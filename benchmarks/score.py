@@ -29,6 +29,7 @@ WORKS = ("rewrite", "score", "score with input")
 DRAWN = 1_000_000
 """Patients drawn; longer files repeat them."""
 ROW_GROUP = 250_000
+"""Of a Parquet file; others write from 100,000 to all in one."""
 SEED = 2024
 REPEATED = 100_000
 """Rows below which a work is done again and again, after a first time that does not count: what a
@@ -55,7 +56,9 @@ class Measured:
     written_megabytes: float
 
 
-def measure(rows: tuple[int, ...], *, formats: tuple[str, ...], models: Path) -> dict[str, Any]:
+def measure(
+    rows: tuple[int, ...], *, formats: tuple[str, ...], models: Path, row_group: int = ROW_GROUP
+) -> dict[str, Any]:
     """Every work on files of every length, as one document.
 
     Returns
@@ -68,7 +71,7 @@ def measure(rows: tuple[int, ...], *, formats: tuple[str, ...], models: Path) ->
         for count in rows:
             for kind in formats:
                 source = Path(folder) / f"patients.{kind}"
-                _in_own_process("make", source, source, models, count)
+                _in_own_process("make", source, source, models, count, row_group)
                 of_work = {
                     work: _in_own_process(work, source, Path(folder) / f"out.{kind}", models)
                     for work in WORKS
@@ -124,10 +127,11 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _in_own_process(
-    work: str, source: Path, output: Path, models: Path, count: int = 0
+    work: str, source: Path, output: Path, models: Path, count: int = 0, row_group: int = ROW_GROUP
 ) -> Measured:
     command = [sys.executable, __file__, "--work", work, "--source", str(source)]
     command += ["--output", str(output), "--models-dir", str(models), "--rows", str(count)]
+    command += ["--row-group", str(row_group)]
     done = subprocess.run(  # noqa: S603 - this very file, no shell
         command, check=True, stdout=subprocess.PIPE, text=True
     )
@@ -137,14 +141,15 @@ def _in_own_process(
     return measured
 
 
-def _do(work: str, source: Path, output: Path, models: Path, count: int) -> None:
+def _do(
+    work: str, source: Path, output: Path, models: Path, count: int, row_group: int = ROW_GROUP
+) -> None:
     if work == "make":
-        _make(source, count)
+        _make(source, count, row_group)
     elif work == "rewrite":
         _rewrite(source, output)
     else:
-        # polars is imported by the work itself, as it is from the command line: it reads what
-        # the command sets for little memory when it is imported.
+        # polars is imported by the work itself, as it is from the command line.
         from heartdx import bundle, scoring
 
         model = bundle.load(bundle.locate(models_dir=models))
@@ -160,7 +165,7 @@ def _rewrite(source: Path, output: Path) -> None:
         pl.scan_csv(source).sink_csv(output)
 
 
-def _make(path: Path, count: int) -> None:
+def _make(path: Path, count: int, row_group: int = ROW_GROUP) -> None:
     import numpy as np
     import polars as pl
 
@@ -179,7 +184,7 @@ def _make(path: Path, count: int) -> None:
     whole, rest = divmod(count, len(drawn))
     patients = pl.concat([part] * whole + ([part.head(rest)] if rest else []))
     if path.suffix == ".parquet":
-        patients.sink_parquet(path, row_group_size=ROW_GROUP)
+        patients.sink_parquet(path, row_group_size=row_group)
     else:
         patients.sink_csv(path)
 
@@ -189,7 +194,8 @@ def _one_work(arguments: argparse.Namespace) -> None:
     import time
 
     def do() -> None:
-        _do(work, arguments.source, arguments.output, arguments.models_dir, count)
+        place = arguments.source, arguments.output, arguments.models_dir
+        _do(work, *place, count, arguments.row_group)
 
     work, count = arguments.work, arguments.rows[0]
     times = REPEATED // count if work == "score" and count else 0
@@ -212,6 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="heartdx score beside rewriting the same file")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="lengths of the files")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--row-group", type=int, default=ROW_GROUP, help="rows, of Parquet")
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--work", choices=("make", *WORKS), help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
@@ -221,7 +228,12 @@ def main() -> None:
         _one_work(arguments)
     else:
         formats = tuple(arguments.formats)
-        found = measure(tuple(arguments.rows), formats=formats, models=arguments.models_dir)
+        found = measure(
+            tuple(arguments.rows),
+            formats=formats,
+            models=arguments.models_dir,
+            row_group=arguments.row_group,
+        )
         print(table(found))
 
 

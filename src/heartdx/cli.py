@@ -29,6 +29,7 @@ from heartdx.errors import (
 )
 
 if TYPE_CHECKING:
+    from heartdx.bundle import Bundle
     from heartdx.evaluation.panels import Plan
 
 DATA = Path("data/raw/heart.csv")
@@ -312,15 +313,10 @@ def _evaluate_in_full(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_file(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
-    from heartdx import bundle, checks
+    from heartdx import checks
     from heartdx.evaluation import external
 
-    model = bundle.load(
-        bundle.locate(
-            models_dir=arguments.models_dir or chosen.models_dir,
-            model_path=arguments.model or chosen.model_path,
-        )
-    )
+    model = _chosen_bundle(arguments, chosen)
     data = checks.load(arguments.data, strict=arguments.strict, sites=arguments.site)
     document = external.document(data, model, seed=arguments.seed)
     return _evaluated(document, arguments.reports_dir, f"evaluation_{arguments.data.stem}")
@@ -352,7 +348,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
-    from heartdx import atomic, bundle, documents
+    from heartdx import atomic, documents
     from heartdx.documents.facts import Facts
 
     source = arguments.reports_dir / "evaluation.json"
@@ -369,13 +365,7 @@ def _report(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
         ) from cause
     manifest = None
     with contextlib.suppress(NoModelError):  # a full evaluation needs no trained model
-        model = bundle.load(
-            bundle.locate(
-                models_dir=arguments.models_dir or chosen.models_dir,
-                model_path=arguments.model or chosen.model_path,
-            )
-        )
-        manifest = model.manifest
+        manifest = _chosen_bundle(arguments, chosen).manifest
     text = documents.render(arguments.document, Facts(evaluation, manifest))
     if arguments.output is None:
         sys.stdout.write(text)
@@ -443,14 +433,9 @@ def _score_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _score(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
-    from heartdx import bundle, scoring
+    from heartdx import scoring
 
-    model = bundle.load(
-        bundle.locate(
-            models_dir=arguments.models_dir or chosen.models_dir,
-            model_path=arguments.model or chosen.model_path,
-        )
-    )
+    model = _chosen_bundle(arguments, chosen)
     logger = logs.get("score")
     scored = scoring.score_file(
         arguments.file,
@@ -515,7 +500,7 @@ def _doctor(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
     findings = doctor.examine(
         data=arguments.data,
         models_dir=arguments.models_dir or chosen.models_dir,
-        model_path=chosen.model_path,
+        chosen=chosen,
     )
     if arguments.json:
         print(json.dumps([finding.document() for finding in findings], indent=1))
@@ -526,6 +511,17 @@ def _doctor(arguments: argparse.Namespace, chosen: settings.Settings) -> int:
 
 
 # -- options in common -----------------------------------------------------------------------
+
+
+def _chosen_bundle(arguments: argparse.Namespace, chosen: settings.Settings) -> Bundle:
+    """The model a command works with; signed as the settings ask, as in the service."""
+    from heartdx import bundle, signing
+
+    folder = bundle.locate(
+        models_dir=arguments.models_dir or chosen.models_dir,
+        model_path=arguments.model or chosen.model_path,
+    )
+    return signing.load(folder, chosen)
 
 
 def _data_option(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ Needs the extra ``client``; the service itself is not imported.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import io
 import itertools
@@ -82,10 +83,15 @@ class ServiceError(HeartdxError):
     ----------
     status : HTTP status, None when nothing was received.
     request_id : of the refused request, for whoever runs the service; empty when unknown.
+    answered : rows of a batch whose earlier parts were answered, in order; no patient is asked
+        about twice when the batch goes on behind them.
+    table : the same of ``predict_table``, None when no part was answered.
     """
 
     status: int | None = None
     request_id: str = ""
+    answered: tuple[Row, ...] = ()
+    table: pl.DataFrame | None = None
 
 
 class RefusedError(ServiceError):
@@ -146,22 +152,65 @@ class Contribution:
     log_odds: float
 
 
-@dataclass(frozen=True)
-class Reasons:
+class Reasons(msgspec.Struct, frozen=True, tag_field="scale", tag="log-odds"):
     """What a probability is made of: base and contributions add up to its log-odds.
 
     Parameters
     ----------
-    scale : ``log-odds``.
     reference : who ``base`` is about.
     base : log-odds of that reference.
     contributions : the largest first.
     """
 
-    scale: str
     reference: str
     base: float
     contributions: tuple[Contribution, ...]
+
+    @property
+    def scale(self) -> Literal["log-odds"]:
+        """What tells these reasons from a forest's."""
+        return "log-odds"
+
+
+@dataclass(frozen=True)
+class VoteContribution:
+    """One attribute's part of a forest's votes."""
+
+    attribute: str
+    label: str
+    votes: float
+
+
+@dataclass(frozen=True)
+class VoteCalibration:
+    """The log-odds are ``slope * votes + intercept``, for every patient of the panel."""
+
+    slope: float
+    intercept: float
+
+
+class VoteReasons(msgspec.Struct, frozen=True, tag_field="scale", tag="votes"):
+    """What a forest's votes are made of: base and contributions add up to ``votes``.
+
+    Parameters
+    ----------
+    reference : who ``base`` is about.
+    base : votes for that reference.
+    contributions : the largest first.
+    votes : for this patient, from 0 to 1.
+    calibration : what makes the probability of the votes.
+    """
+
+    reference: str
+    base: float
+    contributions: tuple[VoteContribution, ...]
+    votes: float
+    calibration: VoteCalibration
+
+    @property
+    def scale(self) -> Literal["votes"]:
+        """What tells these reasons from a logistic regression's."""
+        return "votes"
 
 
 @dataclass(frozen=True)
@@ -250,7 +299,7 @@ class Prediction:
     model_version: str | None = None
     threshold_name: str | None = None
     calibration_range_note: str | None = None
-    reasons: Reasons | None = None
+    reasons: Reasons | VoteReasons | None = None
     data_quality: DataQuality | None = None
     model: ModelIdentity | None = None
     intended_use: str | None = None
@@ -675,6 +724,23 @@ def _rows(answer: httpx2.Response, first: int, asked: int) -> list[Row]:
     ]
 
 
+@contextlib.contextmanager
+def _kept(rows: list[Row], asked: int) -> Iterator[None]:
+    """An error in here carries the rows that were answered before it."""
+    try:
+        yield
+    except ServiceError as error:
+        error.answered = tuple(rows)
+        _tell_answered(error, len(rows), asked, "answered")
+        raise
+
+
+def _tell_answered(error: ServiceError, answered: int, asked: int, where: str) -> None:
+    if answered:
+        told = f"{answered} of {asked} patients were answered before, `{where}` holds them"
+        error.args = (f"{error}; {told}",)
+
+
 def _is_ready(answer: httpx2.Response) -> Readiness:
     if answer.status_code == 503:
         return Readiness(is_ready=False, reason=_problem(answer).detail or "status 503")
@@ -733,6 +799,17 @@ def _table(answer: httpx2.Response, first: int) -> pl.DataFrame:
         model_name=pl.lit(answer.headers.get("X-Model-Name", "")),
         model_version=pl.lit(answer.headers.get("X-Model-Version", "")),
     )
+
+
+@contextlib.contextmanager
+def _kept_table(found: list[pl.DataFrame], asked: int) -> Iterator[None]:
+    """An error in here carries the rows that were answered before it."""
+    try:
+        yield
+    except ServiceError as error:
+        error.table = _joined(found) if found else None
+        _tell_answered(error, sum(map(len, found)), asked, "table")
+        raise
 
 
 def _joined(parts: list[pl.DataFrame]) -> pl.DataFrame:
@@ -826,14 +903,17 @@ class Client:
 
         Raises
         ------
+        RecordError
+            A value that JSON has no form for; nothing was sent.
         ServiceError
-            As ``predict``; answers of earlier parts are dropped.
+            As ``predict``; ``answered`` holds the rows of earlier parts.
         """
         rows: list[Row] = []
         everybody = list(patients)
-        for part in _parts(everybody, coding, max_rows, request_id):
+        for part in list(_parts(everybody, coding, max_rows, request_id)):
             asked = min(max_rows, len(everybody) - len(rows))
-            rows += _rows(self._ask(part), len(rows), asked)
+            with _kept(rows, len(everybody)):
+                rows += _rows(self._ask(part), len(rows), asked)
         return Batch(tuple(rows))
 
     def predict_table(
@@ -860,13 +940,14 @@ class Client:
         Raises
         ------
         ServiceError
-            As ``predict``.
+            As ``predict``; its ``table`` holds the rows of earlier parts.
         UsageError
             The table has no row.
         """
         found: list[pl.DataFrame] = []
         for part in _slices(frame, coding, max_rows, request_id):
-            found.append(_table(self._ask(part), sum(map(len, found))))
+            with _kept_table(found, len(frame)):
+                found.append(_table(self._ask(part), sum(map(len, found))))
         return _joined(found)
 
     def model(self) -> Model:
@@ -962,9 +1043,10 @@ class AsyncClient:
         """See ``Client.predict_batch``."""
         rows: list[Row] = []
         everybody = list(patients)
-        for part in _parts(everybody, coding, max_rows, request_id):
+        for part in list(_parts(everybody, coding, max_rows, request_id)):
             asked = min(max_rows, len(everybody) - len(rows))
-            rows += _rows(await self._ask(part), len(rows), asked)
+            with _kept(rows, len(everybody)):
+                rows += _rows(await self._ask(part), len(rows), asked)
         return Batch(tuple(rows))
 
     async def predict_table(
@@ -978,7 +1060,8 @@ class AsyncClient:
         """See ``Client.predict_table``."""
         found: list[pl.DataFrame] = []
         for part in _slices(frame, coding, max_rows, request_id):
-            found.append(_table(await self._ask(part), sum(map(len, found))))
+            with _kept_table(found, len(frame)):
+                found.append(_table(await self._ask(part), sum(map(len, found))))
         return _joined(found)
 
     async def model(self) -> Model:

@@ -1,19 +1,31 @@
-"""What ``heartdx doctor`` looks at: Python, packages, data, model, each with its mend."""
+"""What ``heartdx doctor`` looks at, each with its mend.
+
+Python, packages, tools, data, model with its signature, models folder.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
-from heartdx.errors import EXIT_DONE, HeartdxError, UnavailableError, UsageError
+from heartdx.errors import EXIT_DONE, HeartdxError, NoModelError, UnavailableError, UsageError
+from heartdx.settings import Settings
 
 OLDEST_PYTHON = (3, 12)
 SERVING = ("fastapi", "uvicorn", "numpy", "onnxruntime", "prometheus_client")
 TRAINING = ("sklearn", "pandas", "pandera", "mlflow", "matplotlib", "onnx", "joblib")
+TOOLS = {
+    "docker": "install a Docker engine for make image",
+    "kubectl": "install kubectl for k8s/",
+    "minikube": "install minikube for make minikube-demo",
+}
+"""Programs of docs/deploy.md, and how to mend that one is missing."""
 HOW_TO_INSTALL = "pip install -r requirements.txt"
 
 
@@ -43,15 +55,24 @@ class Finding:
         return asdict(self)
 
 
-def examine(*, data: Path, models_dir: Path, model_path: Path | None) -> list[Finding]:
-    """Every finding, good or bad; training packages may be absent where a model is only served."""
+def examine(*, data: Path, models_dir: Path, chosen: Settings) -> list[Finding]:
+    """Every finding, good or bad; training packages may be absent where a model is only served.
+
+    Parameters
+    ----------
+    data : file of patients.
+    models_dir : models folder.
+    chosen : settings; they may name a fixed model, and ask for its signature.
+    """
     serving = _missing(SERVING)
     found = [_python(), _packages(serving)]
-    found.append(Finding("training packages", _listed(_missing(TRAINING)) or "installed"))
+    found.append(Finding("training packages", _listed(_missing(TRAINING)) or _versions(TRAINING)))
+    found.append(_tools())
     if serving:
         return found
     found.append(_told("data", lambda: _data(data)))
-    found.append(_told("model", lambda: _model(models_dir, model_path)))
+    found.append(_told("model", lambda: _model(models_dir, chosen)))
+    found.append(_told("models folder", lambda: _store(models_dir)))
     return found
 
 
@@ -66,7 +87,21 @@ def _packages(missing: list[str]) -> Finding:
     if missing:
         code = UnavailableError.exit_code
         return Finding("serving packages", _listed(missing), HOW_TO_INSTALL, code)
-    return Finding("serving packages", "installed")
+    return Finding("serving packages", _versions(SERVING))
+
+
+def _versions(names: tuple[str, ...]) -> str:
+    distributions = metadata.packages_distributions()
+    return ", ".join(f"{name} {metadata.version(distributions[name][0])}" for name in names)
+
+
+def _tools() -> Finding:
+    """What only building and deploying needs; a service or a training runs without."""
+    state = [
+        f"{name} {'found' if shutil.which(name) else f'not found ({mend})'}"
+        for name, mend in TOOLS.items()
+    ]
+    return Finding("tools to deploy", ", ".join(state))
 
 
 def _missing(names: tuple[str, ...]) -> list[str]:
@@ -84,11 +119,28 @@ def _data(path: Path) -> str:
     return f"{path} holds {len(home.X)} patients, coding {home.coding}"
 
 
-def _model(models_dir: Path, model_path: Path | None) -> str:
-    from heartdx import bundle
+def _model(models_dir: Path, chosen: Settings) -> str:
+    from heartdx import bundle, signing
 
-    made = bundle.load(bundle.locate(models_dir=models_dir, model_path=model_path))
-    return f"version {made.version} verified, panels {', '.join(made.scorers)}"
+    folder = bundle.locate(models_dir=models_dir, model_path=chosen.model_path)
+    made = signing.load(folder, chosen)
+    required = " and signed" if chosen.require_signature == "on" else ""
+    return f"version {made.version} verified{required}, panels {', '.join(made.scorers)}"
+
+
+def _store(models_dir: Path) -> str:
+    from heartdx import bundle, store
+
+    folder = models_dir / bundle.BUNDLES
+    kept = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    reason = store.stopped(models_dir)
+    if reason is not None:
+        raise NoModelError(
+            f"{models_dir}: predictions are stopped: {reason}; go on with heartdx model start"
+        )
+    before = store.previous(models_dir)
+    rollback = "no model to roll back to" if before is None else f"rollback to {before[:12]}"
+    return f"{len(kept)} bundles in {models_dir}, {rollback}"
 
 
 def _told(what: str, look: Callable[[], str]) -> Finding:

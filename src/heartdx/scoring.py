@@ -18,7 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +52,7 @@ from heartdx.errors import (
     UnavailableError,
     UsageError,
 )
+from heartdx.parquet_footer import pieces, row_groups
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,9 +81,12 @@ MOST_WHOLE_BYTES = 20_000_000
 """A text file up to here is read whole when it is not plain; a minute, and 1 GB."""
 BLOCK_BYTES = 2_000_000
 """Read at a time from a text file; larger blocks take memory and are no faster."""
-LITTLE_MEMORY = {"POLARS_ROW_GROUP_PREFETCH_SIZE": "1", "POLARS_IDEAL_MORSEL_SIZE": "20000"}
-"""Polars reads one Parquet group ahead and works on so many rows at once; by its own choices the
-same work takes 170 MB more and is no faster. What the environment says goes first."""
+BLOCKS_AHEAD = 2
+"""Read while others are scored, by so many threads."""
+ROWS_READ = 2**18
+"""Read at a time from a Parquet file, whatever its row groups: as many as polars writes in one."""
+ROWS_AT_ONCE = 2**16
+"""Of these, worked on at once: fewer take longer, more take memory."""
 ROW_GROUP = 100_000
 """Rows of a written Parquet group: what the writer holds back."""
 CSV_DECIMALS = 6
@@ -280,11 +286,9 @@ def _score_plain_or_whole(request: _Request, *, told: Told, progress: Progress) 
 
 def _score_stream(request: _Request, *, told: Told, progress: Progress) -> FileScored:
     """One pass; what is wrong shows at its end, so the output is a draft till then."""
-    for variable, value in LITTLE_MEMORY.items():  # polars reads them when it is imported
-        os.environ.setdefault(variable, value)
     is_parquet = file_format(request.file) == "parquet"
     failure = _Failure()
-    source = _parquet(request) if is_parquet else _text(request, failure)
+    source = _parquet(request, failure) if is_parquet else _text(request, failure)
     watch = _Watch(request, source, failure, progress)
     with _draft(request.output) as draft:
         with _polars_told(request, failure):
@@ -447,20 +451,21 @@ def probability_expression(
     import polars as pl
 
     available = [each for each in PANELS if each.name in model.scorers]
-    probability = pl.lit(None, pl.Float64)
+    logit, others = pl.lit(None, pl.Float64), pl.lit(None, pl.Float64)
     for place, each in enumerate(available):
         scorer, answers = model.scorers[each.name], panel == place
         taken = {name: inputs[name] for name in each.inputs}
         if isinstance(scorer, Equation):
-            own = equation_expression(scorer.document, taken)
+            own = _logit_expression(scorer.document, taken)
+            logit = pl.when(answers).then(own).otherwise(logit)
         else:
             own = _by_rows(scorer, taken, answers, failure or _Failure())
-        probability = pl.when(answers).then(own).otherwise(probability)
-    return probability
+            others = pl.when(answers).then(own).otherwise(others)
+    return pl.coalesce(others, _probability(logit))  # one exponential for all equations
 
 
 def equation_expression(document: Mapping[str, Any], inputs: Mapping[str, pl.Expr]) -> pl.Expr:
-    """A logistic regression's probability, term by term in the order of ``bundle.Equation``.
+    """A logistic regression's probability; ``bundle.Equation``'s up to rounding (1e-15).
 
     Parameters
     ----------
@@ -479,23 +484,48 @@ def equation_expression(document: Mapping[str, Any], inputs: Mapping[str, pl.Exp
     >>> table.select(equation_expression(document, {"chol": pl.col("chol")})).to_series().to_list()
     [0.5, 0.5]
     """
-    import polars as pl
+    return _probability(_logit_expression(document, inputs))
 
-    filled = {
-        name: value.fill_null(document["impute"][name]) if name in document["impute"] else value
-        for name, value in inputs.items()
-    }
-    logit = pl.lit(float(document["intercept"]))
-    for term in document["terms"]:
-        value = filled[term["attribute"]]
-        if "code" in term:
-            logit = logit + (value == term["code"]).cast(pl.Float64) * term["coefficient"]
-        else:
-            logit = logit + (value - term["center"]) / term["scale"] * term["coefficient"]
-    calibration = document["calibration"]
-    logit = logit * calibration["slope"] + calibration["intercept"]
+
+def _probability(logit: pl.Expr) -> pl.Expr:
     probability: pl.Expr = 1.0 / (1.0 + (-logit).exp())
     return probability
+
+
+def _logit_expression(document: Mapping[str, Any], inputs: Mapping[str, pl.Expr]) -> pl.Expr:
+    """The calibrated log-odds in as few operations as can be; they are most of the work.
+
+    A number costs a product and a sum, its center, scale and calibration being in the constants;
+    the codes of an attribute, of which a patient has one at most, cost one sum together.
+    """
+    import polars as pl
+
+    slope = document["calibration"]["slope"]
+    constant = slope * document["intercept"] + document["calibration"]["intercept"]
+    products: list[pl.Expr] = []
+    of_codes: dict[str, dict[float, float]] = {}
+    for term in document["terms"]:
+        name, weight = term["attribute"], slope * term["coefficient"]
+        if "code" in term:
+            weights = of_codes.setdefault(name, {})
+            weights[term["code"]] = weights.get(term["code"], 0.0) + weight
+        else:
+            products.append(_filled(document, inputs, name) * (weight / term["scale"]))
+            constant -= weight * term["center"] / term["scale"]
+    logit = pl.lit(float(constant))
+    for product in products:
+        logit = logit + product
+    for name, weights in of_codes.items():
+        value, weight = _filled(document, inputs, name), pl.lit(0.0)
+        for code, known in weights.items():
+            weight = pl.when(value == code).then(known).otherwise(weight)
+        logit = logit + weight
+    return logit
+
+
+def _filled(document: Mapping[str, Any], inputs: Mapping[str, pl.Expr], name: str) -> pl.Expr:
+    value = inputs[name]
+    return value.fill_null(document["impute"][name]) if name in document["impute"] else value
 
 
 def _by_rows(
@@ -686,19 +716,15 @@ def _layout(file: Path, names: Sequence[str]) -> Layout:
     return column_layout(records.RawFile(str(file), tuple(names), (), 1, ""))
 
 
-def _parquet(request: _Request) -> _Source:
+def _parquet(request: _Request, failure: _Failure) -> _Source:
     import polars as pl
+    from polars.io.plugins import register_io_source
 
     with _polars_told(request, _Failure()):
-        frame = pl.scan_parquet(
-            request.file,
-            glob=False,
-            hive_partitioning=False,
-            row_index_name=_PLACE,
-            row_index_offset=1,
-        )
-        schema = frame.collect_schema()
-    names = tuple(name for name in schema if name != _PLACE)
+        table = pl.scan_parquet(request.file, glob=False, hive_partitioning=False)
+        schema = table.collect_schema()
+        rows = table.select(pl.len()).collect().item()
+    names = tuple(schema)
     layout = _layout(request.file, names)
     numbers = {}
     for name in NAMES:
@@ -710,9 +736,20 @@ def _parquet(request: _Request) -> _Source:
             numbers[name] = pl.lit(None, pl.Float64)
     _refuse_names(request, names, PLACE["parquet"])
     kept = tuple(pl.col(name) for name in names) if request.with_input else ()
-    readable = frame.with_columns(
-        pl.col(_PLACE).cast(pl.Int64), pl.lit(None, pl.String).alias(_UNREADABLE)
-    )
+
+    def frames(
+        columns: list[str] | None, _filter: object, _rows: object, _size: object
+    ) -> Iterator[pl.DataFrame]:
+        wanted = columns or [_PLACE, *names]
+        part = table.select(name for name in wanted if name != _PLACE)
+        with failure.kept(), _polars_told(request, _Failure()):
+            for first, count in pieces(row_groups(request.file), rows, most=ROWS_READ):
+                read = part.slice(first, count).collect(engine="in-memory")
+                places = pl.int_range(first + 1, first + count + 1, eager=True).alias(_PLACE)
+                yield from read.with_columns(places).select(wanted).iter_slices(ROWS_AT_ONCE)
+
+    frame = register_io_source(frames, schema={_PLACE: pl.Int64, **schema})
+    readable = frame.with_columns(pl.lit(None, pl.String).alias(_UNREADABLE))
     return _Source(readable, PLACE["parquet"], names, layout, numbers, kept)
 
 
@@ -779,14 +816,17 @@ def _text(request: _Request, failure: _Failure) -> _Source:
         **dict.fromkeys(cells if request.with_input else (), pl.String),
     }
 
+    def numbered(block: tuple[bytes, np.ndarray]) -> pl.DataFrame:
+        content, lines = block
+        frame = _numbered(_cells(text, content, cells), of)
+        return frame.with_columns(pl.Series(_PLACE, lines, dtype=pl.Int64))
+
     def frames(
         columns: list[str] | None, _filter: object, _rows: object, _size: object
     ) -> Iterator[pl.DataFrame]:
         with failure.kept():
-            for block, lines in _blocks(text):
-                frame = _numbered(_cells(text, block, cells), of)
-                placed = frame.with_columns(pl.Series(_PLACE, lines, dtype=pl.Int64))
-                yield placed.select(columns or list(schema))
+            for frame in _ahead(numbered, _blocks(text)):
+                yield frame.select(columns or list(schema))
 
     numbers = {
         name: pl.col(f"{_NUMBER}{name}") if name in of else pl.lit(None, pl.Float64)
@@ -801,6 +841,18 @@ def _text(request: _Request, failure: _Failure) -> _Source:
         numbers,
         tuple(kept) if request.with_input else (),
     )
+
+
+def _ahead[Block, Read](read: Callable[[Block], Read], blocks: Iterable[Block]) -> Iterator[Read]:
+    """What is read of each block, in order, while the blocks before it are scored."""
+    waiting: deque[Future[Read]] = deque()
+    with ThreadPoolExecutor(BLOCKS_AHEAD) as readers:
+        for block in blocks:
+            waiting.append(readers.submit(read, block))
+            if len(waiting) > BLOCKS_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _opened(file: Path) -> _Text:

@@ -305,7 +305,6 @@ READERS_OF_THE_ENVIRONMENT = {
     "src/heartdx/cli.py": "the entry: main() reads it once; CI turns the progress bar off",
     "src/heartdx/serve/__init__.py": "uvicorn --factory calls from_environment() without arguments",
     "src/heartdx/serve/workers.py": "prometheus_client takes its folder from the environment only",
-    "src/heartdx/scoring.py": "polars takes the size of its pieces from the environment only",
     "src/heartdx/tracking.py": "MLflow takes its patience from the environment only",
 }
 

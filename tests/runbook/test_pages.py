@@ -8,6 +8,7 @@ below a command is held against what the command gave.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import json
@@ -372,14 +373,46 @@ def test_every_question_to_prometheus_is_about_metrics_and_labels_that_are_there
     assert len(questions.split("#")) > 6
 
 
-def test_every_event_of_the_log_that_the_page_names_is_logged():
-    source = "\n".join(p.read_text() for p in (ROOT / "src/heartdx/serve").glob("*.py"))
-    (told,) = re.findall(r"Other events: (.*?), which is a bug", text_of("operations"), re.DOTALL)
+def test_every_warning_and_error_of_the_log_stands_in_the_table_with_what_to_do():
+    (table,) = re.findall(r"^\| warning or error .*?\n\n", text_of("operations"), re.M | re.S)
+    rows = [line.strip("|").split(" | ") for line in table.splitlines()[2:] if line]
 
-    named = re.findall(r"`(\w+)`", told)
+    named = [event for row in rows for event in re.findall(r"`(\w+)`", row[0])]
 
-    assert len(named) > 10
-    assert [event for event in named if f'"{event}"' not in source] == []
+    assert sorted(named) == sorted(logged({"WARNING", "ERROR"}))
+    assert all(len(row) == 2 and row[1].strip() for row in rows)
+
+
+def test_every_other_event_of_the_log_is_named_as_news():
+    (news,) = re.findall(r"The others are news: (.*?)\.\n", text_of("operations"), re.DOTALL)
+
+    assert set(re.findall(r"`(\w+)`", news)) == logged({"INFO"})
+
+
+def logged(levels: set[str]) -> set[str]:
+    """Events that the service logs at these levels, from its source."""
+    found = set()
+    for path in (ROOT / "src/heartdx/serve").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if ast.unparse(call.func) == "logs.event":
+                level = {k.arg: ast.unparse(k.value) for k in call.keywords}.get("level", "INFO")
+                if level.removeprefix("logging.") in levels:
+                    found |= words(call.args[1], tree)
+    return found
+
+
+def words(event: ast.expr, tree: ast.AST) -> set[str]:
+    """An event's name as it is written, or each that its variable may hold."""
+    if not isinstance(event, ast.Name):
+        return {ast.literal_eval(event)}
+    held = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == event.id
+    ]
+    values = [part for value in held for part in (value.body, value.orelse)]
+    return {ast.literal_eval(part) for part in values}
 
 
 @pytest.mark.parametrize("name", PAGES)

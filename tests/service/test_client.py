@@ -163,6 +163,81 @@ def test_a_batch_longer_than_a_request_comes_back_in_order(service, bundle):
     assert (problem.field, problem.kind) == ("chol", "range")
 
 
+class Until:
+    """The real service for so many requests; then another answer, or a broken connection."""
+
+    def __init__(self, served: Served, requests: int, answer: tuple[int, str] | None):
+        self._served, self._left, self._answer = served, requests, answer
+        self.transport = httpx2.MockTransport(self._answered)
+
+    def _answered(self, request: httpx2.Request) -> httpx2.Response:
+        self._left -= 1
+        if self._left < 0 and self._answer is None:
+            raise httpx2.ReadError("cut", request=request)
+        if self._left < 0:
+            status, kind = self._answer
+            problem = {"type": f"urn:heartdx:problem:{kind}", "detail": "no"}
+            media = {"content-type": "application/problem+json"}
+            return httpx2.Response(status, headers=media, content=json.dumps(problem).encode())
+        headers = {name: request.headers[name] for name in ("content-type", "accept")}
+        target = self._served.url + request.url.raw_path.decode()
+        given = httpx2.post(target, content=request.read(), headers=headers)
+        return httpx2.Response(given.status_code, headers=given.headers, content=given.content)
+
+
+MIDWAY = [
+    pytest.param((503, "stopped"), ServiceUnavailableError, id="stopped"),
+    pytest.param((422, "invalid-input"), RefusedError, id="refused"),
+    pytest.param((500, "internal"), UnexpectedAnswerError, id="failed"),
+    pytest.param(None, ServiceUnavailableError, id="cut"),
+]
+
+
+@pytest.mark.parametrize(("answer", "error"), MIDWAY)
+def test_a_batch_that_fails_midway_gives_the_answers_it_had(kind, served, bundle, answer, error):
+    patients = [{**PATIENT, "age": 30 + place} for place in range(45)]
+    service = kind("http://service", retries=ONCE, transport=Until(served, 2, answer).transport)
+
+    with pytest.raises(error, match="20 of 45 patients were answered before") as midway:
+        service.predict_batch(patients, max_rows=10)
+
+    had = midway.value.answered
+    assert [row.row for row in had] == list(range(20))
+    assert [row.probability for row in had] == pytest.approx(reference(bundle, *patients[:20]))
+
+
+@pytest.mark.parametrize(("answer", "error"), MIDWAY)
+def test_a_table_that_fails_midway_gives_the_rows_it_had(kind, served, bundle, answer, error):
+    patients = [{**PATIENT, "age": 30 + place} for place in range(45)]
+    service = kind("http://service", retries=ONCE, transport=Until(served, 2, answer).transport)
+
+    with pytest.raises(error, match="20 of 45 patients were answered before") as midway:
+        service.predict_table(as_polars(patients), max_rows=10)
+
+    had = midway.value.table
+    assert had["row"].to_list() == list(range(20))
+    assert had["probability"].to_list() == pytest.approx(reference(bundle, *patients[:20]))
+
+
+def test_a_batch_that_fails_at_once_has_answered_nobody(kind, served):
+    service = kind("http://service", transport=Until(served, 0, (401, "unauthorized")).transport)
+
+    with pytest.raises(RefusedError) as batch:
+        service.predict_batch([PATIENT])
+    with pytest.raises(RefusedError) as whole_table:
+        service.predict_table(as_polars([PATIENT]))
+
+    assert (batch.value.answered, whole_table.value.table) == ((), None)
+    assert "answered" not in f"{batch.value} {whole_table.value}"
+
+
+def test_a_value_that_cannot_be_sent_stops_a_batch_before_its_first_part(kind):
+    patients = [PATIENT] * 5 + [{**PATIENT, "chol": math.inf}]
+
+    with pytest.raises(RecordError, match="record 5, chol"):
+        kind("http://127.0.0.1:9").predict_batch(patients, max_rows=2)
+
+
 def test_a_batch_of_nobody_is_no_request(kind):
     assert kind("http://127.0.0.1:9").predict_batch([]).rows == ()
 

@@ -10,13 +10,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import heartdx
-from heartdx import cli, codings, errors, records
+from heartdx import cli, codings, errors, records, store
 from heartdx.contract import NAMES, PANEL_NAMES, SITE_NAMES
 from heartdx.errors import GateError, NoModelError, RecordError, UsageError
 
@@ -463,10 +464,44 @@ def test_doctor_finds_nothing_wrong_where_all_is_well(at_home, heart_csv, capsys
     assert cli.main(["doctor", "--data", str(heart_csv)]) == 0
 
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert all(line.startswith("ok   ") for line in lines)
-    assert f"{heart_csv} holds 920 patients, coding uci" in lines[3]
-    assert f"version {at_home.bundle.version} verified" in lines[4]
+    assert f"fastapi {metadata.version('fastapi')}" in lines[1]
+    assert f"sklearn {metadata.version('scikit-learn')}" in lines[2]
+    assert f"{heart_csv} holds 920 patients, coding uci" in lines[4]
+    assert f"version {at_home.bundle.version} verified" in lines[5]
+    assert f"1 bundles in {at_home.models.name}, no model to roll back to" in lines[6]
+
+
+def test_doctor_says_which_tools_a_deployment_lacks_without_calling_it_a_fault(
+    at_home, heart_csv, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "docker").write_text("#!/bin/sh\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert cli.main(["doctor", "--data", str(heart_csv)]) == 0
+
+    assert (
+        "ok   tools to deploy: docker found, kubectl not found (install kubectl for k8s/), "
+        "minikube not found (install minikube for make minikube-demo)"
+    ) in capsys.readouterr().out
+
+
+def test_doctor_says_that_predictions_are_stopped_and_how_to_go_on(
+    at_home, heart_csv, tmp_path, capsys
+):
+    copy = tmp_path / "models"
+    shutil.copytree(at_home.models, copy)
+    store.stop(copy, "under review")
+
+    code = cli.main(["doctor", "--data", str(heart_csv), "--models-dir", str(copy)])
+
+    assert code == 7
+    assert (
+        f"FAIL models folder: not usable; {copy}: predictions are stopped: under review; go on "
+        "with heartdx model start"
+    ) in capsys.readouterr().out
 
 
 def test_doctor_names_each_fault_with_its_mend_and_exits_with_the_worst(
@@ -478,9 +513,10 @@ def test_doctor_names_each_fault_with_its_mend_and_exits_with_the_worst(
     assert cli.main(["doctor", "--data", "heart.csv"]) == 7
 
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:5] for line in lines] == ["ok   "] * 3 + ["FAIL "] * 2
-    assert "ambiguous" in lines[3]
-    assert "python -m src.model_train" in lines[4]
+    assert [line[:5] for line in lines] == ["ok   "] * 4 + ["FAIL "] * 2 + ["ok   "]
+    assert "ambiguous" in lines[4]
+    assert "python -m src.model_train" in lines[5]
+    assert "0 bundles in models" in lines[6]
 
 
 def test_doctor_reports_as_json(tmp_path, monkeypatch, capsys):
@@ -490,7 +526,7 @@ def test_doctor_reports_as_json(tmp_path, monkeypatch, capsys):
 
     findings = json.loads(capsys.readouterr().out)
     assert code == max(finding["exit_code"] for finding in findings) == 7
-    assert [f["what"] for f in findings][-2:] == ["data", "model"]
+    assert [f["what"] for f in findings][-3:] == ["data", "model", "models folder"]
     assert all(bool(f["mend"]) == bool(f["exit_code"]) for f in findings)
 
 

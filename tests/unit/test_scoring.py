@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,51 @@ def test_the_cut_into_blocks_does_not_matter(model, tmp_path, monkeypatch):
     assert by_lines.drop("line").equals(whole.drop("row"))
     assert np.allclose(whole["probability"], expected(model, patients), rtol=0, atol=TOLERANCE)
     assert set(whole["panel"]) == set(PANEL_NAMES)
+
+
+@pytest.mark.parametrize("group", [7, 150, 400, 2_000])
+def test_row_groups_smaller_and_larger_than_a_piece_give_the_same(
+    group, model, tmp_path, monkeypatch
+):
+    patients = cohort(2_000)
+    whole = parquet(tmp_path / "a.parquet", patients)
+    grouped = parquet(tmp_path / "b.parquet", patients, row_group_size=group)
+    expected = scored(whole, tmp_path / "a.out.parquet", model, with_input=True)
+    monkeypatch.setattr(scoring, "ROWS_READ", 150)
+    monkeypatch.setattr(scoring, "ROWS_AT_ONCE", 64)
+
+    answers = scored(grouped, tmp_path / "b.out.parquet", model, with_input=True)
+
+    assert answers.equals(expected)
+    assert answers["row"].to_list() == list(range(1, 2_001))
+
+
+@pytest.mark.parametrize("options", [[], ["--with-input"]])
+def test_memory_does_not_follow_the_row_groups(options, model, tmp_path):
+    part = pl.LazyFrame(cohort(1_000), schema=dict.fromkeys(NAMES, pl.Float64), orient="row")
+    many, one = tmp_path / "many.parquet", tmp_path / "one.parquet"
+    pl.concat([part] * 2_000).sink_parquet(many, row_group_size=100_000)
+    pl.scan_parquet(many).sink_parquet(one, row_group_size=2_000_000)
+
+    of_many, of_one = (peak_megabytes(path, model, options) for path in (many, one))
+
+    assert of_one < of_many + 60  # a group held whole is 208 MB
+    assert max(of_many, of_one) < 400
+
+
+def peak_megabytes(path: Path, model, options: list[str]) -> float:
+    """Most memory of the command on a file, in a process of its own."""
+    command = ["score", str(path), "--model", str(model.folder), *options]
+    command += ["--output", str(path.with_suffix(".out.parquet"))]
+    measured = (
+        f"from heartdx import cli; assert cli.main({command!r}) == 0;"
+        "print(open('/proc/self/status').read())"  # getrusage would tell the parent's peak
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", measured], capture_output=True, check=True, text=True
+    )
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)
+    return int(kilobytes) / 1024
 
 
 def test_a_long_csv_is_answered_byte_for_byte_as_a_small_one(

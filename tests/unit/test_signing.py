@@ -702,3 +702,84 @@ def test_list_tells_of_a_wrong_signature(folder, models, keys, monkeypatch, caps
 
     assert cli.main(["model", "list", "--models-dir", str(models)]) == 0
     assert "is not what was signed" in capsys.readouterr().out
+
+
+def unsigned(folder: Path) -> None:
+    (folder / "model.sig").unlink()
+
+
+def tampered(folder: Path) -> None:
+    (folder / "card.md").write_text("for everybody")
+
+
+COMMANDS = {
+    "score": ["score", "{data}", "--output", "scored.csv"],
+    "evaluate": ["evaluate", "--data", "{data}", "--reports-dir", "reports"],
+    "report": ["report", "card", "--reports-dir", "reports", "--output", "card.md"],
+}
+"""Commands that work with a model, each as typed."""
+
+
+@pytest.fixture
+def demanding(models, keys, tmp_path, monkeypatch) -> Path:
+    """A folder with signed models, where the settings ask for a signature."""
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "evaluation.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEARTDX_REQUIRE_SIGNATURE", "on")
+    monkeypatch.setenv("HEARTDX_PUBLIC_KEY", str(keys.public))
+    return tmp_path
+
+
+@pytest.mark.parametrize("how", [unsigned, tampered])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_works_with_no_model_that_the_service_would_refuse(
+    command, how, demanding, folder, heart_csv, capsys
+):
+    how(folder)
+
+    code = cli.main([word.format(data=heart_csv) for word in COMMANDS[command]])
+
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert code == 6
+    assert folder.name in error
+    assert {
+        unsigned: "is not signed; sign it",
+        tampered: "is not what was signed (card.md differs); restore it, or sign again",
+    }[how] in error
+    assert "heartdx model sign DIGEST --key FILE" in error
+    assert {file.name for file in demanding.iterdir()} == {"models", "reports"}
+
+
+def test_a_model_named_by_its_folder_needs_a_signature_too(demanding, folder, heart_csv, capsys):
+    unsigned(folder)
+
+    assert cli.main(["score", str(heart_csv), "--model", str(folder)]) == 6
+
+    assert "is not signed" in capsys.readouterr().err
+
+
+def test_a_signed_model_scores(demanding, folder, heart_csv):
+    assert cli.main(["score", str(heart_csv), "--output", "scored.csv"]) == 0
+
+    assert (demanding / "scored.csv").read_text().count(folder.name[:12]) == 920
+
+
+@pytest.mark.parametrize("how", [unsigned, tampered])
+def test_doctor_counts_a_model_that_the_service_would_refuse_as_a_failed_check(
+    how, demanding, folder, heart_csv, capsys
+):
+    how(folder)
+
+    code = cli.main(["doctor", "--data", str(heart_csv)])
+
+    assert code == 6
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("FAIL model: not usable; ")
+    assert "heartdx model sign DIGEST --key FILE" in last
+
+
+def test_doctor_says_that_a_required_signature_was_checked(demanding, heart_csv, capsys):
+    assert cli.main(["doctor", "--data", str(heart_csv)]) == 0
+
+    assert " verified and signed, panels " in capsys.readouterr().out.splitlines()[-1]
