@@ -299,10 +299,20 @@ class Oracle:
         version = self.one(answer, who)
         assert answer["model"]["digest"] == self.bundles[version].digest, "two models in one answer"
         if answer["reasons"] is not None:
-            parts = [part["log_odds"] for part in answer["reasons"]["contributions"]]
-            total, p = answer["reasons"]["base"] + sum(parts), answer["probability"]
-            assert abs(total - math.log(p / (1 - p))) <= 1e-6, "reasons of another probability"
+            p = answer["probability"]
+            logit = _logit_of(answer["reasons"])
+            assert abs(logit - math.log(p / (1 - p))) <= 1e-6, "reasons of another probability"
         return version
+
+
+def _logit_of(reasons: Mapping[str, Any]) -> float:
+    """What the contributions make of the probability's logit: log-odds, or a forest's votes."""
+    votes = reasons["scale"] == "votes"
+    parts = [part["votes" if votes else "log_odds"] for part in reasons["contributions"]]
+    total = float(reasons["base"] + sum(parts))
+    if not votes:
+        return total
+    return float(reasons["calibration"]["slope"] * total + reasons["calibration"]["intercept"])
 
 
 def some_patients(count: int = 40, *, seed: int = 4) -> list[dict[str, object]]:

@@ -280,6 +280,7 @@ class Prediction:
     Notes
     -----
     With ``detail="none"`` only the first five are there; what an answer lacks is None.
+    ``msgspec.to_builtins`` gives the whole as plain dicts.
     """
 
     probability: float

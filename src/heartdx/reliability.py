@@ -58,7 +58,8 @@ class Reliability:
     ----------
     calibration : score to calibration range.
     population : who trained the panel.
-    reasons : a logistic regression taken apart by attribute; None for a forest.
+    reasons : a logistic regression taken apart by attribute; None for a forest, whose trees stand
+        elsewhere (``heartdx.serve.shapley``).
     """
 
     calibration: Calibration
@@ -399,6 +400,20 @@ class Population:
         """Attributes the panel looks at, in contract order."""
         return tuple(name for name in NAMES if name in self.numbers or name in self.codes)
 
+    @property
+    def typical(self) -> tuple[float | None, ...]:
+        """A patient with the mean of each number and the most frequent of each code.
+
+        In contract order, None for what the panel does not look at. Of codes as frequent the
+        first in the contract is taken.
+        """
+        found: dict[str, float] = {c.attribute: c.mean for c in self.columns if c.code is None}
+        for name, counts in self.codes.items():
+            found[name] = float(
+                max(BY_NAME[name].code_values, key=lambda code: counts.get(code, 0))
+            )
+        return tuple(found.get(name) for name in NAMES)
+
     def quality(self, values: Values) -> DataQuality:
         """What is to be said of one patient's values."""
         missing, imputed, out_of_range, rare = [], [], [], []
@@ -608,6 +623,42 @@ class Contributions(NamedTuple):
                 {"attribute": name, "label": BY_NAME[name].label, "log_odds": log_odds}
                 for name, log_odds in largest_first
             ],
+        }
+
+
+class VoteContributions(NamedTuple):
+    """A forest's votes as a sum over attributes: exact, not an approximation.
+
+    The calibration that makes a probability of the votes stands apart: it is one curve for all
+    patients and belongs to no attribute.
+
+    Parameters
+    ----------
+    base : votes for the typical training patient.
+    by_attribute : attribute to the votes it adds to (or takes from) that.
+    votes : of this patient, the mean over the trees of the leaf's share of disease.
+    slope, intercept : the logit of the probability is ``slope * votes + intercept``.
+    """
+
+    base: float
+    by_attribute: dict[str, float]
+    votes: float
+    slope: float
+    intercept: float
+
+    def document(self) -> dict[str, Any]:
+        """For an answer, the largest first."""
+        largest_first = sorted(self.by_attribute.items(), key=lambda item: -abs(item[1]))
+        return {
+            "scale": "votes",
+            "reference": "typical training patient of the panel: means and most frequent codes",
+            "base": self.base,
+            "contributions": [
+                {"attribute": name, "label": BY_NAME[name].label, "votes": votes}
+                for name, votes in largest_first
+            ],
+            "votes": self.votes,
+            "calibration": {"slope": self.slope, "intercept": self.intercept},
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,10 @@ from benchmarks.load import Request
 from benchmarks.measure import PATIENT
 from benchmarks.servers import OURS
 
-from heartdx import bundle, equations, export
+import forest_kit
+from forest_kit import Forests
+from heartdx import bundle
 from heartdx.contract import NAMES, PANELS
-from heartdx.evaluation.panels import panel_patients
-from heartdx.pipelines import BY_CANDIDATE
-from heartdx.resampling import fitted_with
 from heartdx.serve import compiled, forest
 
 COUNTS = (20, 80)
@@ -38,36 +37,9 @@ LEAST_SHARE = {"/predict": 0.60, "/v1/predict": 0.60, FULL: 0.30, FOREST: 0.40}
 """Of the instructions of the no-op application on the same uvicorn."""
 
 
-@dataclass(frozen=True)
-class Forests:
-    """A bundle whose panels are forests as training grows them, and the patients."""
-
-    models_dir: Path
-    bundle: bundle.Bundle
-    X: np.ndarray
-
-
 @pytest.fixture(scope="module")
 def forests(loaded, tmp_path_factory) -> Forests:
-    models_dir = tmp_path_factory.mktemp("forests")
-    candidate, X = BY_CANDIDATE["forest"], loaded.frame[list(NAMES)].to_numpy(dtype=np.float64)
-    models = []
-    for panel in PANELS:
-        patients = panel_patients(panel, loaded)
-        pipeline = fitted_with(candidate, patients, candidate.grid[0], seed=7)
-        models.append(equations.PanelModel(panel, "forest", pipeline, {}))
-    made = export.write_bundle(
-        models,
-        models_dir=models_dir,
-        threshold=0.5,
-        harm_ratio=1.0,
-        facts={},
-        card="# {version}",
-        check_rows=X,
-        seed=7,
-    )
-    export.promote(models_dir, made.digest)
-    return Forests(models_dir, made, X)
+    return forest_kit.forests(loaded, tmp_path_factory)
 
 
 def shares(models_dir: Path, forest_models_dir: Path) -> dict[str, float]:
@@ -123,4 +95,4 @@ def test_a_file_that_is_no_forest_of_ours_is_not_read_as_one(forests, wrong):
     content = content[:-200] if wrong == "cut" else content.replace(b"BRANCH_LEQ", b"BRANCH_LTE")
 
     with pytest.raises(forest.UNKNOWN):
-        forest.one_patient(content, panel)
+        forest.read(content, panel)

@@ -14,7 +14,8 @@ import numpy as np
 
 from heartdx.bundle import Bundle
 from heartdx.contract import OUTCOME
-from heartdx.reliability import RANGE_HOLDS_FOR, band
+from heartdx.reliability import RANGE_HOLDS_FOR, Values, VoteContributions, band
+from heartdx.serve import compiled
 from heartdx.serve.predictor import LABELS, Answers
 
 Detail = Literal["none", "standard", "full"]
@@ -108,13 +109,19 @@ def of_bundle(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
 def _full(bundle: Bundle, panel: str, row: np.ndarray) -> dict[str, Any]:
     before, after = of_bundle(bundle)
     kept, values = bundle.reliability.get(panel), row.tolist()
-    reasons = None if kept is None else kept.contributions(values)
+    reasons = None if kept is None else kept.contributions(values) or _votes(bundle, panel, values)
     return {
         **before,
         "reasons": None if reasons is None else reasons.document(),
         "data_quality": None if kept is None else kept.population.quality(values).document(),
         **after,
     }
+
+
+def _votes(bundle: Bundle, panel: str, values: Values) -> VoteContributions | None:
+    """Reasons of a forest; None where its trees could not be read."""
+    found = compiled.compiled(bundle).reasons.get(panel)
+    return None if found is None else found.contributions(values)
 
 
 def _confidence(probability: float, threshold: float) -> float:

@@ -9,26 +9,55 @@ closely as that sums its votes (1e-6).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections import deque
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from heartdx.bundle import GOLDEN_TOLERANCE, ONNX, Bundle, Equation, OnnxModel
 from heartdx.contract import BY_NAME, NAMES, PANELS, Panel
-from heartdx.errors import BundleError
+from heartdx.errors import BundleError, UsageError
 from heartdx.serve import forest
+from heartdx.serve.shapley import VoteReasons
 
 Values = Sequence["float | None"]
 ScoreOne = Callable[..., "tuple[float, int, int] | None"]
 """13 values in contract order (None where missing) to probability, place of the panel in
 ``contract.PANELS`` and the unused inputs as bits in contract order; None when no panel fits."""
 
-_WRITTEN: deque[tuple[Bundle, ScoreOne]] = deque(maxlen=2)
-"""The last functions: a forest's takes a moment, and a bundle is verified before it serves."""
+
+@dataclass(frozen=True)
+class Compiled:
+    """What is made once of a bundle.
+
+    Parameters
+    ----------
+    score : scores one patient.
+    reasons : panel to what explains its forest; without one where ONNX Runtime answers, or where
+        training kept no population to compare with.
+    """
+
+    score: ScoreOne
+    reasons: Mapping[str, VoteReasons]
+
+
+_KEPT: dict[int, Compiled] = {}
+"""By the identity of bundles that are in use: a forest takes a moment, and a bundle is verified
+before it serves."""
+
+
+def compiled(bundle: Bundle) -> Compiled:
+    """What is made of the bundle, at the first call."""
+    made = _KEPT.get(id(bundle))
+    if made is None:
+        made = _KEPT[id(bundle)] = _compiled(bundle)
+        weakref.finalize(bundle, _KEPT.pop, id(bundle), None).atexit = False
+    return made
 
 
 def score_one(bundle: Bundle) -> ScoreOne:
@@ -39,20 +68,30 @@ def score_one(bundle: Bundle) -> ScoreOne:
     ArithmeticError, LookupError, TypeError
         The returned function, where the equation leaves the range of a float; ask the table.
     """
-    for written, function in list(_WRITTEN):
-        if written is bundle:
-            return function
+    return compiled(bundle).score
+
+
+def _compiled(bundle: Bundle) -> Compiled:
+    forests = {
+        panel.name: _forest(bundle, panel)
+        for panel in PANELS
+        if isinstance(bundle.scorers.get(panel.name), OnnxModel)
+    }
     names: dict[str, Any] = {"exp": math.exp}
     lines = [f"def answer({', '.join(NAMES)}):"]
     for place, panel in reversed(list(enumerate(PANELS))):
         if panel.name in bundle.scorers:
-            lines += _panel(bundle, panel, place, names)
+            lines += _panel(bundle, panel, place, names, forests.get(panel.name))
     lines.append("    return None")
     # The text holds attribute names of the contract and numbers passed through float() only.
     exec(compile("\n".join(lines), f"<bundle {bundle.version}>", "exec"), names)  # noqa: S102
-    answer: ScoreOne = names["answer"]
-    _WRITTEN.append((bundle, answer))
-    return answer
+    reasons: dict[str, VoteReasons] = {}
+    for name, found in forests.items():
+        kept = bundle.reliability.get(name)
+        if found is not None and kept is not None:
+            with contextlib.suppress(UsageError):  # training knew no value of an input
+                reasons[name] = VoteReasons(found.trees, kept.population.typical)
+    return Compiled(names["answer"], reasons)
 
 
 def verify(bundle: Bundle) -> None:
@@ -83,27 +122,39 @@ def verify(bundle: Bundle) -> None:
                 )
 
 
-def _panel(bundle: Bundle, panel: Panel, place: int, names: dict[str, Any]) -> list[str]:
+def _panel(
+    bundle: Bundle, panel: Panel, place: int, names: dict[str, Any], found: _Forest | None
+) -> list[str]:
     known = " and ".join(f"{name} is not None" for name in panel.required)
     scorer = bundle.scorers[panel.name]
     if isinstance(scorer, Equation):
         body = _equation(scorer.document, panel, names)
     else:
         assert isinstance(scorer, OnnxModel)
-        names[f"{panel.name}_forest"] = _forest(bundle, panel) or scorer.one_patient()
+        one = scorer.one_patient() if found is None else found.one_patient
+        names[f"{panel.name}_forest"] = one
         body = [f"probability = {panel.name}_forest({', '.join(panel.inputs)})"]
     returned = f"return probability, {place}, {_unused(bundle, panel)}"
     return [f"    if {known}:", *(f"        {line}" for line in [*body, returned])]
 
 
-def _forest(bundle: Bundle, panel: Panel) -> forest.Forest | None:
+@dataclass(frozen=True)
+class _Forest:
+    """A forest's trees, and the same as one function."""
+
+    trees: forest.Forest
+    one_patient: forest.OnePatient
+
+
+def _forest(bundle: Bundle, panel: Panel) -> _Forest | None:
     """A forest as comparisons; None where its file is gone or holds another graph."""
     name = f"{panel.name}/{ONNX}"
     try:
         content = (bundle.folder / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != bundle.manifest["files"][name]:
             return None  # changed since the bundle was verified: what was loaded then answers
-        return forest.one_patient(content, panel)
+        trees = forest.read(content, panel)
+        return _Forest(trees, trees.one_patient())
     except (OSError, *forest.UNKNOWN):
         return None
 

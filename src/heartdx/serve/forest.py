@@ -1,4 +1,4 @@
-"""A forest's ONNX file read back into nested comparisons, for one patient at a time.
+"""A forest's ONNX file read back: its trees, and nested comparisons for one patient at a time.
 
 ONNX Runtime takes some 470,000 instructions for one patient, nearly all of them for handing
 thirteen cells through ninety nodes; the comparisons themselves are a few hundred. So the trees are
@@ -17,7 +17,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ UNKNOWN = (
     IndexError,
     KeyError,
     MemoryError,
+    OverflowError,
     RecursionError,
     SyntaxError,
     TypeError,
@@ -49,13 +50,111 @@ UNKNOWN = (
 _TREES = 30
 """Trees compiled at once: fewer take less memory at the start, more take less time to ask."""
 
-Forest = Callable[..., float]
+LEAF = -1
+"""The column of a node that compares nothing."""
+
+OnePatient = Callable[..., float]
 """Inputs of the panel in order (None where missing) to the probability."""
 Message = dict[int, list[Any]]
 
 
-def one_patient(content: bytes, panel: Panel) -> Forest:
-    """The function that scores one patient as the file says.
+@dataclass(frozen=True)
+class Column:
+    """One feature of the trees: ``(value - center) / scale``, or whether it equals ``code``.
+
+    Parameters
+    ----------
+    attribute : whose value.
+    typical : taken where the value is missing; None where the forest puts none.
+    center, scale : of a number.
+    code : None for a number.
+    """
+
+    attribute: str
+    typical: float | None
+    center: float = 0.0
+    scale: float = 1.0
+    code: float | None = None
+
+    @property
+    def text(self) -> str:
+        """As Python, from names of the panel's inputs and numbers."""
+        own = self.attribute
+        value = own if self.typical is None else f"({self.typical!r} if {own} is None else {own})"
+        if self.code is not None:
+            return f"{value} == {self.code!r}"
+        return f"({value} - {self.center!r}) / {self.scale!r}"
+
+
+@dataclass(frozen=True)
+class Forest:
+    """What the file says, in arrays over the nodes of all trees.
+
+    Parameters
+    ----------
+    panel : whose forest it is.
+    columns : the features.
+    roots : place of each tree's first node.
+    column : shape (nodes,), place in ``columns`` of what a node compares, ``LEAF`` at a leaf.
+    number : shape (nodes,), the last value that goes to ``yes``; at a leaf its share of the votes.
+    yes, no : shape (nodes,), places of the nodes that follow.
+    slope, intercept : ``slope * votes + intercept`` is the log-odds.
+    """
+
+    panel: Panel
+    columns: tuple[Column, ...]
+    roots: tuple[int, ...]
+    column: np.ndarray
+    number: np.ndarray
+    yes: np.ndarray
+    no: np.ndarray
+    slope: float
+    intercept: float
+
+    def one_patient(self) -> OnePatient:
+        """The function that scores one patient as the file says.
+
+        Raises
+        ------
+        MemoryError, RecursionError, SyntaxError
+            A tree is deeper than Python can nest.
+        """
+        named = [f"x{place}" for place in range(len(self.columns))]
+        given = ", ".join(named)
+        trees = list(self._expressions())
+        parts = [trees[first : first + _TREES] for first in range(0, len(trees), _TREES)]
+        names: dict[str, Any] = {"exp": math.exp}
+        for place, part in enumerate(parts):
+            _add(names, [f"def votes{place}({given}):", f"    return {' + '.join(part)}"])
+        lines = [f"{name} = {c.text}" for name, c in zip(named, self.columns, strict=True)]
+        votes = " + ".join(f"votes{place}({given})" for place in range(len(parts)))
+        lines.append(f"votes = {votes}")
+        lines.append(f"return 1.0 / (1.0 + exp(-({self.slope!r} * votes + {self.intercept!r})))")
+        inputs = ", ".join(self.panel.inputs)
+        _add(names, [f"def forest({inputs}):", *(f"    {line}" for line in lines)])
+        forest: OnePatient = names["forest"]
+        return forest
+
+    def _expressions(self) -> Iterator[str]:
+        """Each tree as an expression of its share of the votes."""
+        column, number = self.column.tolist(), self.number.tolist()
+        yes, no = self.yes.tolist(), self.no.tolist()
+
+        def expression(node: int) -> str:
+            place = column[node]
+            if place == LEAF:
+                return repr(number[node])
+            low, high = expression(yes[node]), expression(no[node])
+            if self.columns[place].code is None:
+                return f"({low} if x{place} <= {number[node]!r} else {high})"
+            return f"({high} if x{place} else {low})"
+
+        for root in self.roots:
+            yield expression(root)
+
+
+def read(content: bytes, panel: Panel) -> Forest:
+    """A panel's forest from its file.
 
     Parameters
     ----------
@@ -75,28 +174,18 @@ def one_patient(content: bytes, panel: Panel) -> Forest:
     trees = graph.node("TreeEnsembleRegressor", graph.operands("Cast", votes)[0])
     (rounded,) = graph.operands("Cast", trees.inputs[0])
     features = graph.operands("Concat", graph.operands("Cast", rounded)[0])
-    columns = [_Column.of(graph, name, panel) for name in features]
-    return _compiled(
+    columns = tuple(_column(graph, name, panel) for name in features)
+    measured = [column.attribute for column in columns if column.code is None]
+    coded = {column.attribute for column in columns if column.code is not None}
+    if len(set(measured)) < len(measured) or coded & set(measured):
+        raise ValueError("an attribute stands in more columns than one number or its codes")
+    return Forest(
         panel,
         columns,
-        list(_trees(trees, columns)),
-        f"{graph.number(slope)!r} * votes + {graph.number(intercept)!r}",
+        *_nodes(trees, columns),
+        slope=graph.number(slope),
+        intercept=graph.number(intercept),
     )
-
-
-def _compiled(panel: Panel, columns: list[_Column], trees: list[str], logit: str) -> Forest:
-    named = [f"x{place}" for place in range(len(columns))]
-    given = ", ".join(named)
-    parts = [trees[first : first + _TREES] for first in range(0, len(trees), _TREES)]
-    names: dict[str, Any] = {"exp": math.exp}
-    for place, part in enumerate(parts):
-        _add(names, [f"def votes{place}({given}):", f"    return {' + '.join(part)}"])
-    lines = [f"{name} = {column.text}" for name, column in zip(named, columns, strict=True)]
-    lines.append(f"votes = {' + '.join(f'votes{place}({given})' for place in range(len(parts)))}")
-    lines.append(f"return 1.0 / (1.0 + exp(-({logit})))")
-    _add(names, [f"def forest({', '.join(panel.inputs)}):", *(f"    {line}" for line in lines)])
-    forest: Forest = names["forest"]
-    return forest
 
 
 def _add(names: dict[str, Any], lines: list[str]) -> None:
@@ -149,87 +238,66 @@ class _Graph:
         return float(number)
 
 
-@dataclass(frozen=True)
-class _Column:
-    """One feature of the trees as an expression of the inputs.
-
-    Parameters
-    ----------
-    text : Python, from names of the panel's inputs and numbers.
-    is_code : whether it is true or false.
-    """
-
-    text: str
-    is_code: bool
-
-    @classmethod
-    def of(cls, graph: _Graph, name: str, panel: Panel) -> _Column:
-        if graph.nodes[name].operator == "Cast":
-            value, code = graph.operands("Equal", graph.operands("Cast", name)[0])
-            return cls(f"{_value(graph, value, panel)} == {graph.number(code)!r}", is_code=True)
-        centred, scale = graph.operands("Div", name)
-        value, center = graph.operands("Sub", centred)
-        known = _value(graph, value, panel)
-        return cls(f"({known} - {graph.number(center)!r}) / {graph.number(scale)!r}", is_code=False)
+def _column(graph: _Graph, name: str, panel: Panel) -> Column:
+    if graph.nodes[name].operator == "Cast":
+        value, code = graph.operands("Equal", graph.operands("Cast", name)[0])
+        return Column(*_value(graph, value, panel), code=graph.number(code))
+    centred, scale = graph.operands("Div", name)
+    value, center = graph.operands("Sub", centred)
+    return Column(*_value(graph, value, panel), graph.number(center), graph.number(scale))
 
 
-def _value(graph: _Graph, name: str, panel: Panel) -> str:
-    """An input, or the typical value where it is missing."""
+def _value(graph: _Graph, name: str, panel: Panel) -> tuple[str, float | None]:
+    """An input, and the typical value where it is missing."""
     if name in graph.nodes:
         missing, typical, own = graph.operands("Where", name)
         if graph.operands("IsNaN", missing) != (own,) or own not in panel.inputs:
             raise ValueError("a value is replaced for another reason than that it is missing")
-        return f"({graph.number(typical)!r} if {own} is None else {own})"
+        return own, graph.number(typical)
     if name not in panel.inputs:
         raise ValueError("a feature is made of something that is no input of the panel")
-    return name
+    return name, None
 
 
 # -- trees -----------------------------------------------------------------------------------
 
 
-def _trees(node: _Node, columns: list[_Column]) -> Iterator[str]:
-    """Each tree as an expression of its share of the votes."""
+def _nodes(
+    node: _Node, columns: Sequence[Column]
+) -> tuple[tuple[int, ...], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Roots, column, number, yes and no of a :class:`Forest`."""
     about = node.attributes
 
     def integers(name: str) -> list[int]:
         return _integers(about[name][_INTEGERS])
 
-    modes = {_text(mode) for mode in about["nodes_modes"][_STRINGS]}
-    if not modes <= {"LEAF", "BRANCH_LEQ"}:
+    modes = [_text(mode) for mode in about["nodes_modes"][_STRINGS]]
+    if not set(modes) <= {"LEAF", "BRANCH_LEQ"}:
         raise ValueError("a tree compares otherwise")
     at = list(zip(integers("nodes_treeids"), integers("nodes_nodeids"), strict=True))
-    limits = _last_not_above(_doubles(_message(about["nodes_values_as_tensor"][_TENSOR][0])))
-    leaves = zip(integers("target_treeids"), integers("target_nodeids"), strict=True)
-    weights = _doubles(_message(about["target_weights_as_tensor"][_TENSOR][0])).tolist()
-    weight = dict(zip(leaves, weights, strict=True))
-    branch = dict(
-        zip(
-            at,
-            zip(
-                integers("nodes_featureids"),
-                limits.tolist(),
-                integers("nodes_truenodeids"),
-                integers("nodes_falsenodeids"),
-                strict=True,
-            ),
-            strict=True,
-        )
+    place = {name: place for place, name in enumerate(at)}
+    leaves = list(zip(integers("target_treeids"), integers("target_nodeids"), strict=True))
+    ends = {name for name, mode in zip(at, modes, strict=True) if mode == "LEAF"}
+    if len(place) < len(at) or ends != set(leaves):
+        raise ValueError("a node stands twice, or a leaf has no share of the votes")
+    column = np.array(integers("nodes_featureids"), dtype=np.int16)
+    number = _last_not_above(_doubles(_message(about["nodes_values_as_tensor"][_TENSOR][0])))
+    if not len(column) == len(number) == len(at):
+        raise ValueError("a node has no column or no limit")
+    share = [place[leaf] for leaf in leaves]
+    column[share] = LEAF
+    number[share] = _doubles(_message(about["target_weights_as_tensor"][_TENSOR][0]))
+    yes, no = (
+        np.array([place[tree, to] for (tree, _), to in zip(at, integers(name), strict=True)])
+        for name in ("nodes_truenodeids", "nodes_falsenodeids")
     )
-
-    def expression(tree: int, place: int) -> str:
-        if (tree, place) in weight:
-            return repr(float(weight[tree, place]))
-        feature, limit, yes, no = branch[tree, place]
-        low, high = expression(tree, yes), expression(tree, no)
-        if not columns[feature].is_code:
-            return f"({low} if x{feature} <= {limit!r} else {high})"
-        if not 0 <= limit < 1:
-            raise ValueError("a code is compared with something that does not part 0 from 1")
-        return f"({high} if x{feature} else {low})"
-
-    for tree in dict.fromkeys(tree for tree, _ in at):
-        yield expression(tree, 0)
+    limits = number[np.isin(column, [i for i, c in enumerate(columns) if c.code is not None])]
+    if not ((limits >= 0) & (limits < 1)).all():
+        raise ValueError("a code is compared with something that does not part 0 from 1")
+    if column.max() >= len(columns):
+        raise ValueError("a tree compares a column that is not there")
+    roots = tuple(place[tree, 0] for tree in dict.fromkeys(tree for tree, _ in at))
+    return roots, column, number, yes.astype(np.int32), no.astype(np.int32)
 
 
 def _last_not_above(limits: np.ndarray) -> np.ndarray:

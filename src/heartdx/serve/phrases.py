@@ -29,7 +29,9 @@ from heartdx.reliability import (
     Values,
 )
 from heartdx.serve import answer
+from heartdx.serve.compiled import compiled
 from heartdx.serve.predictor import LABELS
+from heartdx.serve.shapley import VoteReasons
 
 encode = msgspec.json.Encoder().encode
 """A number as the shortest text that gives it back, a tenth of the cost of ``repr``."""
@@ -67,7 +69,7 @@ class _Panel(NamedTuple):
     breaks: tuple[float, ...]
     steps: tuple[_Step, ...]
     unused: dict[int, str]
-    reasons: _ReasonsText | None
+    reasons: _ReasonsText | _VotesText | None
     reliability: Reliability | None
 
 
@@ -149,8 +151,16 @@ def _panel(bundle: Bundle, name: str) -> _Panel:
     bands = [math.nextafter(end, math.inf) for end in _BAND_ENDS]
     breaks = tuple(sorted({*own, *bands, bundle.threshold}))
     steps = tuple(_step(bundle, name, kept, begin) for begin in (-math.inf, *breaks))
-    reasons = None if kept is None or kept.reasons is None else _ReasonsText(kept.reasons)
-    return _Panel(breaks, steps, {}, reasons, kept)
+    return _Panel(breaks, steps, {}, _reasons(bundle, name, kept), kept)
+
+
+def _reasons(
+    bundle: Bundle, name: str, kept: Reliability | None
+) -> _ReasonsText | _VotesText | None:
+    if kept is not None and kept.reasons is not None:
+        return _ReasonsText(kept.reasons)
+    found = compiled(bundle).reasons.get(name)
+    return None if found is None else _VotesText(found)
 
 
 def _step(bundle: Bundle, name: str, kept: Reliability | None, begin: float) -> _Step:
@@ -226,6 +236,17 @@ class _ReasonsText:
             entries.append((-abs(log_odds), place, f"{begin}{number}}}"))
         entries.sort()
         return f"{self._begin}{','.join([text for _, _, text in entries])}]}}"
+
+
+class _VotesText:
+    """``VoteContributions.document`` as text; finding the votes takes most of the time."""
+
+    def __init__(self, reasons: VoteReasons):
+        self._reasons = reasons
+
+    def text(self, values: Values) -> str:
+        """The reasons for one patient, the largest first."""
+        return encode(self._reasons.contributions(values).document()).decode()
 
 
 def _known(part: Part) -> dict[float | None, _Entry]:

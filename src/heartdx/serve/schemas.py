@@ -53,8 +53,8 @@ PREDICT_TEXT = (
 )
 PREDICT_ONE_TEXT = (
     "As `/predict`, for exactly one patient. `detail` chooses how much the answer says: `none` "
-    "the bare numbers, `standard` how sure it is and who answered, `full` also the reasons in "
-    "log-odds, the quality of the data and the model's whole identity."
+    "the bare numbers, `standard` how sure it is and who answered, `full` also the reasons "
+    "(in log-odds, or a forest's in votes), the quality of the data and the model's whole identity."
 )
 EXAMPLES: dict[str, dict[str, Any]] = {
     "words": {
@@ -272,7 +272,11 @@ _STANDARD: Schema = {
 _FULL: Schema = {
     "threshold_name": {**_TEXT, "description": "the rule that the threshold follows from"},
     "calibration_range_note": _TEXT,
-    "reasons": _or_null(_ref("Reasons")),
+    "reasons": {
+        "anyOf": [_ref("Reasons"), _ref("VoteReasons"), {"type": "null"}],
+        "description": "by `scale`: of a logistic regression `log-odds`, of a forest `votes`; null "
+        "in a model made without what they are told against",
+    },
     "data_quality": _or_null(_ref("DataQuality")),
     "model": _ref("ModelIdentity"),
     "intended_use": _TEXT,
@@ -282,27 +286,71 @@ _IDS: Schema = {
     "request_id": {**_TEXT, "description": f"the {REQUEST_ID} of this answer"},
 }
 _NAME: Schema = {"enum": list(NAMES)}
+
+
+def _contributions(unit: str) -> Schema:
+    parts = {"attribute": _NAME, "label": _TEXT, unit: {"type": "number"}}
+    return _list(
+        _object("One attribute's part, the largest first.", parts),
+        "exact, regrouped to the attributes",
+    )
+
+
 _DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _ANSWERS: Schema = {
-    "Reasons": _object(
-        "What the probability is made of: base and contributions add up to its log-odds.",
-        {
-            "scale": {"const": "log-odds"},
-            "reference": _TEXT,
-            "base": {"type": "number", "description": "log-odds of the reference patient"},
-            "contributions": _list(
-                _object(
-                    "One attribute's part, the largest first.",
-                    {
-                        "attribute": {"enum": list(NAMES)},
-                        "label": _TEXT,
-                        "log_odds": {"type": "number"},
-                    },
+    "Reasons": {
+        **_object(
+            "What the probability is made of: base and contributions add up to its log-odds.",
+            {
+                "scale": {"const": "log-odds"},
+                "reference": _TEXT,
+                "base": {"type": "number", "description": "log-odds of the reference patient"},
+                "contributions": _contributions("log_odds"),
+            },
+        ),
+        "examples": [
+            {
+                "scale": "log-odds",
+                "reference": "mean of the panel's training patients",
+                "base": 0.29,
+                "contributions": [
+                    {"attribute": "cp", "label": "Chest pain type", "log_odds": 0.735},
+                    {"attribute": "age", "label": "Age", "log_odds": -0.12},
+                ],
+            }
+        ],
+    },
+    "VoteReasons": {
+        **_object(
+            "What a forest's votes are made of: base and contributions add up to `votes`. The "
+            "calibration that makes the probability of them stands apart: "
+            "1 / (1 + exp(-(slope * votes + intercept))).",
+            {
+                "scale": {"const": "votes"},
+                "reference": _TEXT,
+                "base": {**_PROBABILITY, "description": "votes for the reference patient"},
+                "contributions": _contributions("votes"),
+                "votes": {**_PROBABILITY, "description": "mean over the trees, for this patient"},
+                "calibration": _object(
+                    "The same for every patient of the panel.",
+                    {"slope": {"type": "number"}, "intercept": {"type": "number"}},
                 ),
-                "exact, regrouped to the attributes",
-            ),
-        },
-    ),
+            },
+        ),
+        "examples": [
+            {
+                "scale": "votes",
+                "reference": "typical training patient of the panel: means and most frequent codes",
+                "base": 0.6,
+                "contributions": [
+                    {"attribute": "cp", "label": "Chest pain type", "votes": -0.25},
+                    {"attribute": "age", "label": "Age", "votes": 0.05},
+                ],
+                "votes": 0.4,
+                "calibration": {"slope": 7.2, "intercept": -3.6},
+            }
+        ],
+    },
     "DataQuality": _object(
         "How usual the patient's values are; names only.",
         {
