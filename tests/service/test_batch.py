@@ -163,6 +163,28 @@ def as_stream(table, rows=None, **options):
     return buffer.getvalue()
 
 
+def test_one_arrow_schema_after_another_is_read_as_itself_each_time(service):
+    one = pa.table({"age": [63.0], "sex": [1.0], "cp": [4.0]})
+    turned = one.select(["cp", "sex", "age"])
+    foreign = one.rename_columns(["age", "sex", "beard"])
+
+    def told(table):
+        stream = io.BytesIO()
+        with pa.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_table(table)
+        answer = service.post(
+            "/v1/predict/batch",
+            content=stream.getvalue(),
+            headers={"Content-Type": ARROW, "Accept": JSON},
+        )
+        return answer.status_code, answer.json().get("rows")
+
+    answers = [told(table) for table in (one, foreign, turned, one, foreign)]
+
+    assert [status for status, _ in answers] == [200, 422, 200, 200, 422]
+    assert answers[0] == answers[2] == answers[3]
+
+
 @pytest.mark.parametrize("name", arrow_types())
 def test_every_arrow_type_that_can_hold_a_patient_is_read(service, name):
     answer = post(service, ARROW, arrow_types()[name], accept=JSON)

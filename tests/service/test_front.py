@@ -176,6 +176,18 @@ def test_a_fit_request_id_is_kept_and_another_replaced(service):
     assert replaced.json()["request_id"] == replaced.headers["X-Request-ID"] != "ward 7"
 
 
+def test_a_request_id_is_not_the_next_requests_on_the_same_connection(service):
+    sent = [{"X-Request-ID": "ward-1"}, {"X-Request-ID": "ward-2"}, {}, {}]
+
+    told = [
+        service.post("/predict", json=PATIENT, headers=headers).json()["request_id"]
+        for headers in sent
+    ]
+
+    assert told[:2] == ["ward-1", "ward-2"]
+    assert len(set(told)) == 4
+
+
 def test_every_answer_has_a_prediction_id_of_its_own(service):
     asked = [(path, q) for path in ("/predict", "/v1/predict") for q in ("", f"?{ROUTED}")] * 5
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import logging
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -258,3 +260,20 @@ def test_a_secret_in_the_tracking_address_is_not_told_when_the_server_is_away(lo
     told = capsys.readouterr().err
     assert "tracking failed, the trained model is safe" in told
     assert "correct-horse" not in told
+
+
+def test_a_line_of_the_hot_path_tells_the_time_of_its_event(logger, capsys):
+    logs.set_up(as_json=True)
+    lines, due = logs.Lines(), []
+    lines.start(lambda delay, write: due.append(write))
+    before = time.time()
+
+    lines.add(time.perf_counter(), '"request","n":1}\n')
+    lines.add(time.perf_counter() + 61.0, '"request","n":2}\n')
+    (write,) = due
+    write()
+
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    clock = [datetime.datetime.fromisoformat(line["time"]).timestamp() for line in (first, second)]
+    assert (first["n"], second["n"], first["level"]) == (1, 2, "info")
+    assert clock == pytest.approx([before, before + 61.0], abs=0.5)

@@ -19,6 +19,7 @@ References
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ _WORD = 64
 _CONTINUES = b"\xff\xff\xff\xff"
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _NULL, _INT, _FLOAT, _UTF8, _BOOL, _LARGE_UTF8, _UTF8_VIEW = 1, 2, 3, 5, 6, 20, 24
+_FORMS = {form: struct.Struct(form) for form in ("<B", "<H", "<h", "<i", "<I", "<q", "<qq")}
+_KEPT_SCHEMAS = 16
+_LARGEST_KEPT = 16 * 1024
+"""Bytes of a schema that is kept; one of the contract's columns has two thousand."""
 _INLINE = 12
 """Bytes of a text that stand in its view itself."""
 
@@ -67,9 +72,7 @@ async def from_arrow(chunks: Chunks, coding: Coding, limits: Limits) -> AsyncIte
     begin = await _message(source)
     if begin is None or begin.kind != _SCHEMA:
         _broken("begins with no schema")
-    fields = _fields(begin.header)
-    places = columns([field.name for field in fields])
-    _refuse_foreign(fields)
+    fields, places = _understood(begin.header)
     words: dict[int, list[Value]] = {}
     first = 0
     while (message := await _message(source)) is not None:
@@ -158,9 +161,11 @@ class _Table:
         return self._read("<I", place)
 
     def _read(self, form: str, place: int) -> int:
-        if not 0 <= place <= len(self.raw) - struct.calcsize(form):
+        known = _FORMS[form]
+        if not 0 <= place <= len(self.raw) - known.size:
             _broken("has a message that cannot be read")
-        return int(struct.unpack_from(form, self.raw, place)[0])
+        number: int = known.unpack_from(self.raw, place)[0]
+        return number
 
     def _place(self, slot: int) -> int:
         """Where a field stands, 0 when it is not there."""
@@ -203,7 +208,7 @@ class _Table:
     def pairs(self, slot: int) -> list[tuple[int, int]]:
         """Structs of two 64-bit numbers."""
         count, first = self.vector(slot, 16)
-        return [struct.unpack_from("<qq", self.raw, first + 16 * n) for n in range(count)]
+        return list(_FORMS["<qq"].iter_unpack(self.raw[first : first + 16 * count]))
 
     def text(self, slot: int) -> str:
         count, first = self.vector(slot, 1)
@@ -231,6 +236,28 @@ class _Field:
     form: str = ""
     dictionary: int | None = None
     index: str = ""
+
+
+def _understood(schema: _Table) -> tuple[list[_Field], tuple[int, ...]]:
+    """The columns of a schema and their places in the contract.
+
+    Raises
+    ------
+    RequestError, InputError
+        It cannot be read, or is not one of the contract's.
+    """
+    return (_kept if len(schema.raw) <= _LARGEST_KEPT else _looked_at)(schema)
+
+
+def _looked_at(schema: _Table) -> tuple[list[_Field], tuple[int, ...]]:
+    fields = _fields(schema)
+    places = columns([field.name for field in fields])
+    _refuse_foreign(fields)
+    return fields, places
+
+
+# A client sends one schema again and again, and to read it costs as much as to score its rows.
+_kept = functools.lru_cache(maxsize=_KEPT_SCHEMAS)(_looked_at)
 
 
 def _fields(schema: _Table) -> list[_Field]:

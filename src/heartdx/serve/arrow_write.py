@@ -118,6 +118,9 @@ def _buffers(kind: Kind, column: Column) -> list[bytes]:
     np.cumsum(lengths[column.places], out=ends[1:])
     if not ends[-1]:
         return [ends.tobytes(), b""]
+    first = column.places[0]
+    if (column.places == first).all():  # most slices have one panel
+        return [ends.tobytes(), texts[first] * len(column.places)]
     return [ends.tobytes(), b"".join(map(texts.__getitem__, column.places.tolist()))]
 
 

@@ -10,7 +10,6 @@ answers of both against each other.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
 import secrets
@@ -32,7 +31,7 @@ from heartdx.contract import ATTRIBUTES, NAMES, PANEL_NAMES
 from heartdx.records import ALWAYS_REQUIRED
 from heartdx.serve import answer, connections
 from heartdx.serve.browsers import NO_STORE
-from heartdx.serve.compiled import score_one
+from heartdx.serve.compiled import ScoreOne, score_one
 from heartdx.serve.guard import CLIENT, Guard, late
 from heartdx.serve.middleware import FIT_ID
 from heartdx.serve.paths import route_path
@@ -40,7 +39,7 @@ from heartdx.serve.phrases import Phrases
 from heartdx.serve.predictor import NOT_STARTED, Loaded
 from heartdx.serve.problems import RequestError
 from heartdx.serve.shadow import Shadow
-from heartdx.serve.telemetry import HOT_DOORS, PROBABILITIES, SECONDS, Telemetry
+from heartdx.serve.telemetry import HOT_DOORS, PROBABILITIES, SECONDS, Places, Telemetry
 
 HotPath = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
@@ -51,9 +50,11 @@ _QUERIES: dict[bytes, answer.Detail] = {
 JSON_TYPES = frozenset(
     {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
 )
-_DOORS = frozenset(HOT_DOORS)
 _ALL_QUOTES = 2 * len(NAMES)
 _JSON_HEADER = (b"content-type", b"application/json")
+_OF_NULL = next(letter for letter in "null" if letter not in "".join(NAMES)).encode()
+"""Stands in a plain patient's body only where a value is null: finding one byte costs half of
+counting a word."""
 
 
 class Service(FastAPI):
@@ -67,13 +68,13 @@ class Service(FastAPI):
         self.shadow: Shadow | None = None
         self.ids = Ids()
         self._max_body = max_body_bytes
-        self._hot: HotPath | None = None
+        self._hot: dict[str, HotPath] = {}
         self.state.loaded = NOT_STARTED
 
     def serve(self, loaded: Loaded) -> None:
         """Make a verified bundle, or the lack of one, the model of the next request."""
         before: Loaded = self.state.loaded
-        self._hot = None if loaded.bundle is None else self._hot_path(loaded.bundle)
+        self._hot = {} if loaded.bundle is None else self._hot_paths(loaded.bundle)
         self.state.loaded = loaded
         self.counts.serves(before.bundle, loaded.bundle)
 
@@ -81,11 +82,11 @@ class Service(FastAPI):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request, or hand it to the routes."""
         if scope["type"] == "http":
-            hot = scope["path"] in _DOORS or (
-                scope.get("root_path") and route_path(scope) in _DOORS
-            )
-            if hot and self._hot is not None:
-                return self._hot(scope, receive, send)
+            hot = self._hot.get(scope["path"])
+            if hot is not None:
+                return hot(scope, receive, send)
+            if scope.get("root_path") and (hot := self._hot.get(route_path(scope))) is not None:
+                return hot(scope, receive, send)
         elif scope["type"] == "lifespan":  # the server's own channel, before anything wraps it
             connections.bound(receive, seconds=self.guard.seconds)
         return self.routed(scope, receive, send)
@@ -94,12 +95,20 @@ class Service(FastAPI):
         """FastAPI's own way."""
         return super().__call__(scope, receive, send)
 
-    def _hot_path(self, bundle: Bundle) -> HotPath:
-        """The hot path for one bundle: one coroutine, everything it needs at hand."""
+    def _hot_paths(self, bundle: Bundle) -> dict[str, HotPath]:
+        """The hot path of each door for one bundle."""
         score, phrases = score_one(bundle), Phrases(bundle)
+        return {door: self._hot_path(door, score, phrases) for door in HOT_DOORS}
+
+    def _hot_path(self, door: str, score: ScoreOne, phrases: Phrases) -> HotPath:
+        """The hot path of one door: one coroutine, everything it needs at hand."""
         threshold, standard = phrases.threshold, phrases.standard
-        count = _counted(self.counts)
+        row, places = self.counts.row, self.counts.places
+        answered, latency = places.answered[door], places.latency[door].first
+        latency_sum = places.latency[door].sum_at
+        panels = _panel_places(places)
         next_id, routed, lines, max_body = self.ids.next, self.routed, self.lines, self._max_body
+        logged_door = _LOGGED_DOOR[door]
         guard = self.guard
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,10 +164,11 @@ class Service(FastAPI):
                 else:
                     request_id = given.decode()
                 text = standard(probability, place, unused, prediction_id, request_id)
-                if detail == "full" and text is not None:
-                    text = phrases.full(text, place, values)
-                elif detail == "none" and text is not None:
-                    text = phrases.bare(probability, prediction_id, request_id)
+                if detail != "standard" and text is not None:
+                    if detail == "full":
+                        text = phrases.full(text, place, values)
+                    else:
+                        text = phrases.bare(probability, prediction_id, request_id)
             except Exception:  # noqa: BLE001 - refused or a bug: the route says which, and counts it
                 text = None
             if text is None:
@@ -168,15 +178,26 @@ class Service(FastAPI):
             if self.shadow is not None:
                 self.shadow.offer(values, probability, positive)
             # Counted and logged before the last byte leaves: who has an answer finds it counted.
-            door = scope["path"] if scope["path"] in _DOORS else route_path(scope)
-            gaps = quotes != _ALL_QUOTES or body.count(b"null")
-            seconds = count(door, values if gaps else None, probability, place, positive, began)
+            predicted, spread, total, logged_panel = panels[place]
+            row[predicted[positive]] += 1.0
+            row[spread + bisect_left(PROBABILITIES, probability)] += 1.0
+            row[total] += probability
+            if quotes != _ALL_QUOTES or body.find(_OF_NULL) >= 0:
+                for value, missing in zip(values, places.missing, strict=True):
+                    if value is None:
+                        row[missing] += 1.0
+            row[answered] += 1.0
+            ended = perf_counter()
+            seconds = ended - began
+            row[latency + (seconds > _FAST and bisect_left(SECONDS, seconds))] += 1.0
+            row[latency_sum] += seconds
             if lines.wanted:
                 client = scope.get(CLIENT)
                 asked_by = f'"client":"{client}",' if client else ""
                 lines.add(
-                    f'"request",{asked_by}{_LOGGED_DOOR[door]}{int(seconds * 1e6)}e-3,'
-                    f'"request_id":"{request_id}",{_LOGGED_PANEL[place]}'
+                    ended,
+                    f'"request",{asked_by}{logged_door}{int(seconds * 1e6)}e-3,'
+                    f'"request_id":"{request_id}",{logged_panel}',
                 )
             await send(
                 {
@@ -184,7 +205,7 @@ class Service(FastAPI):
                     "status": 200,
                     "headers": [
                         _JSON_HEADER,
-                        _length(len(content)),
+                        _LENGTHS[len(content)],
                         (b"x-request-id", request_id.encode()),
                         NO_SNIFF,
                         NO_STORE,
@@ -197,54 +218,32 @@ class Service(FastAPI):
         return answer
 
 
-def _counted(counts: Telemetry) -> Callable[..., float]:
-    """A function that counts one answer of the hot path and gives the seconds it took."""
-    row, places = counts.row, counts.places
-    panels = [
-        (*places.predictions[place], histogram.first, histogram.sum_at)
-        for place, histogram in enumerate(places.probability)
+def _panel_places(places: Places) -> list[tuple[tuple[int, int], int, int, str]]:
+    """Of each panel: places of the predictions, of the probability's histogram and of its sum,
+    and what the log says.
+    """
+    return [
+        ((negatives, positives), histogram.first, histogram.sum_at, f'"panels":{{"{name}":1}}}}\n')
+        for name, (negatives, positives), histogram in zip(
+            PANEL_NAMES, places.predictions, places.probability, strict=True
+        )
     ]
-    doors = {
-        door: (places.answered[door], places.latency[door].first, places.latency[door].sum_at)
-        for door in HOT_DOORS
-    }
-
-    def count(
-        door: str,
-        gaps: tuple[float | None, ...] | None,
-        probability: float,
-        place: int,
-        positive: bool,
-        began: float,
-    ) -> float:
-        negatives, positives, spread, total = panels[place]
-        row[positives if positive else negatives] += 1.0
-        row[spread + bisect_left(PROBABILITIES, probability)] += 1.0
-        row[total] += probability
-        if gaps is not None:
-            for value, missing in zip(gaps, places.missing, strict=True):
-                if value is None:
-                    row[missing] += 1.0
-        answered, latency, total = doors[door]
-        row[answered] += 1.0
-        seconds = perf_counter() - began
-        row[latency + bisect_left(SECONDS, seconds)] += 1.0
-        row[total] += seconds
-        return seconds
-
-    return count
 
 
-@functools.lru_cache(maxsize=4_096)
-def _length(size: int) -> tuple[bytes, bytes]:
-    return b"content-length", str(size).encode()
+class _Lengths(dict[int, tuple[bytes, bytes]]):
+    """Content lengths as headers, filled as they come: answers differ by some hundred bytes."""
+
+    def __missing__(self, size: int) -> tuple[bytes, bytes]:
+        made = self[size] = b"content-length", str(size).encode()
+        return made
 
 
+_LENGTHS = _Lengths()
 NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _LOGGED_DOOR = {
     door: f'"method":"POST","endpoint":"{door}","status":200,"ms":' for door in HOT_DOORS
 }
-_LOGGED_PANEL = tuple(f'"panels":{{"{name}":1}}}}\n' for name in PANEL_NAMES)
+_FAST = SECONDS[0]
 
 
 class Ids:
