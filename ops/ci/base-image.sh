@@ -33,15 +33,23 @@ stand_in() {
   folder=$(mktemp -d /tmp/heartdx-base.XXXXXX)
   # shellcheck disable=SC2064  # the folder is known now
   trap "rm -rf '$folder'" EXIT
+  # As the real image does: no documents, no static library, no debug symbols, no bytecode.
   mmdebstrap --quiet --variant=minbase "$suite" - "$mirror" \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
     --include=ca-certificates,libssl3,libffi8,libsqlite3-0,liblzma5,libbz2-1.0,libreadline8,libncursesw6,libuuid1,libexpat1 |
     tar -x -C "$folder"
   for part in bin lib include; do
     cp -a "$prefix/$part/." "$folder/usr/local/$part/"
   done
-  rm -rf "$folder/usr/local/lib/python$version"/{test,idlelib,site-packages/*} \
-    "$folder/usr/local/lib/python$version"/lib-dynload/_tkinter*.so
+  rm -rf "$folder/usr/local/lib/python$version"/{test,idlelib,site-packages/*,config-*} \
+    "$folder/usr/local/lib/python$version"/lib-dynload/_tkinter*.so \
+    "$folder"/var/lib/apt/lists/* "$folder"/var/cache/apt/*
   cp -a "$prefix/lib/python$version/site-packages"/pip* "$folder/usr/local/lib/python$version/site-packages/"
+  find "$folder/usr/local/lib" -name __pycache__ -prune -exec rm -rf {} +
+  if command -v strip >/dev/null; then
+    find "$folder/usr/local/lib" -name '*.so*' -type f -exec strip --strip-unneeded {} +
+  fi
   grep -lrI "$prefix/bin/python" "$folder/usr/local/bin" |
     xargs -r sed -i "1s#$prefix/bin#/usr/local/bin#"
   # This machine's way to its package registry, as a site's own base image would carry it.

@@ -6,7 +6,8 @@
 #   eval "$(ops/ci/docker-engine.sh stop)"   stop that one and remove all it held
 #
 # A private engine has its own data folder and socket and touches no other engine. It needs root;
-# on Debian and Ubuntu docker.io is installed when it is missing.
+# on Debian and Ubuntu docker.io is installed when it is missing. The client's plug-ins buildx and
+# compose, which Debian 12 has not, come from Debian 13's packages.
 set -euo pipefail
 
 say() { echo "docker-engine: $*" >&2; }
@@ -26,9 +27,45 @@ install_engine() {
   command -v docker >/dev/null || apt-get install -y -qq --no-install-recommends docker-cli >&2
 }
 
+install_plugins() {
+  local folder mirror name
+  if docker buildx version >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then
+    return
+  fi
+  if [ "$(id -u)" != 0 ] || [ ! -f /etc/debian_version ]; then
+    say "docker has no buildx or no compose, and they cannot be installed without root on Debian;" \
+      'install both plug-ins (docs.docker.com/compose/install/linux)'
+    exit 1
+  fi
+  say 'installing the plug-ins buildx and compose ...'
+  mirror=$(awk '/^URIs:/ { print $2; exit }' /etc/apt/sources.list.d/*.sources 2>/dev/null ||
+    awk '$1 == "deb" { print $2; exit }' /etc/apt/sources.list)
+  folder=$(mktemp -d /tmp/heartdx-plugins.XXXXXX)
+  chmod 755 "$folder"
+  mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial" "$folder/got"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" \
+    >"$folder/sources.list"
+  cat >"$folder/apt.conf" <<CONF
+Dir::Etc::sourcelist "$folder/sources.list";
+Dir::Etc::sourceparts "-";
+Dir::State::lists "$folder/lists";
+Dir::Cache "$folder/cache";
+APT::Sandbox::User "root";
+CONF
+  APT_CONFIG=$folder/apt.conf apt-get update -qq >&2
+  (cd "$folder/got" && APT_CONFIG=$folder/apt.conf apt-get download -qq docker-buildx docker-compose >&2)
+  mkdir -p /usr/local/lib/docker/cli-plugins
+  for name in "$folder"/got/*.deb; do
+    dpkg-deb -x "$name" "$folder/out"
+  done
+  cp "$folder"/out/usr/libexec/docker/cli-plugins/* /usr/local/lib/docker/cli-plugins/
+  rm -rf "$folder"
+}
+
 # Starts an engine in a new folder; prints the folder.
 start_engine() {
   install_engine
+  install_plugins
   local folder
   folder=$(mktemp -d /tmp/heartdx-docker.XXXXXX)
   say "starting a private engine in $folder ..."
@@ -64,6 +101,7 @@ case ${1:-} in
   run)
     shift
     if docker info >/dev/null 2>&1; then
+      install_plugins
       exec "$@"
     fi
     folder=$(start_engine)
@@ -79,7 +117,7 @@ case ${1:-} in
     echo 'unset DOCKER_HOST HEART_API_ENGINE'
     ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

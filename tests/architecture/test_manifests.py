@@ -1,6 +1,7 @@
-"""k8s/deployment.yaml is valid, and agrees with itself, the Dockerfile and the service.
+"""The manifests are valid, and agree with themselves, the Dockerfile and the service.
 
-``findings`` holds each rule; every rule is proven by one mutation that it must report.
+Every rule (tests/manifests_kit.py) is proven by one mutation that it must report. What only kubectl
+can put together, the overlays, is asked the same by tests/manifests/rendered.py.
 """
 
 from __future__ import annotations
@@ -8,10 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import re
-import subprocess
-import tempfile
-from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,235 +16,74 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from heartdx import settings
-from heartdx.serve import create_app
-from heartdx.settings import variable
+from manifests_kit import Manifest, findings, manifest, put, tool
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
-MANIFEST = ROOT / "k8s" / "deployment.yaml"
 RELEASES = re.search(r"^RELEASES := (.+)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-UNITS = {"m": "0.001", "": "1", "Ki": "1024", "Mi": "1048576", "Gi": "1073741824"}
+K8S = ROOT / "k8s"
 
-Documents = dict[str, Any]
-
-
-def documents() -> Documents:
-    """Kind to document; one of each kind."""
-    found = list(yaml.safe_load_all(MANIFEST.read_text()))
-    assert len({d["kind"] for d in found}) == len(found)
-    return {d["kind"]: d for d in found}
+tools = tool("manifests")
 
 
-def pod(manifest: Documents) -> Any:
-    return manifest["Deployment"]["spec"]["template"]["spec"]
-
-
-def container(manifest: Documents) -> Any:
-    (only,) = pod(manifest)["containers"]
-    return only
-
-
-def quantity(text: str) -> Decimal:
-    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(text)).groups()
-    return Decimal(number) * Decimal(UNITS[unit])
-
-
-def instruction(name: str) -> str:
-    """The last instruction of that name in the Dockerfile."""
-    return re.findall(rf"^{name} (.+)$", DOCKERFILE, re.M)[-1]
+def documents(*names: str) -> list[Any]:
+    """All documents of these files below k8s/."""
+    return [d for name in names for d in yaml.safe_load_all((K8S / name).read_text())]
 
 
 @functools.cache
-def served_paths() -> set[str]:
-    """Paths of the service's OpenAPI document."""
-    return set(create_app(settings.Settings()).openapi()["paths"])
+def files() -> dict[str, Manifest]:
+    """What can be judged as it lies in the files, without kubectl."""
+    claims = documents("claims/training.yaml", "claims/models.yaml")
+    return {
+        "service": manifest(documents("deployment.yaml")),
+        "trainer": manifest([*claims, *documents("trainer/job.yaml")]),
+        "publish": manifest([*claims, *documents("publish/pod.yaml")]),
+    }
 
 
-def findings(manifest: Documents) -> list[str]:
-    """What is wrong, one line each."""
-    return [*_wiring(manifest), *_probes(manifest), *_security(manifest), *_resources(manifest)]
+def words(value: object) -> str:
+    """A test's name: of its arguments, the texts."""
+    return value if isinstance(value, str) else ""
 
 
-def _wiring(manifest: Documents) -> list[str]:
-    found, spec = [], manifest["Deployment"]["spec"]
-    labels = spec["template"]["metadata"]["labels"]
-    for kind, selector in {
-        "Deployment": spec["selector"]["matchLabels"],
-        "Service": manifest["Service"]["spec"]["selector"],
-        "PodDisruptionBudget": manifest["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
-        "spread": pod(manifest)["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
-    }.items():
-        if not selector.items() <= labels.items():
-            found.append(f"{kind} selects none of the pods")
-    (port,) = container(manifest)["ports"]
-    (offered,) = manifest["Service"]["spec"]["ports"]
-    exposed = int(instruction("EXPOSE"))
-    if port["containerPort"] != exposed or f'"--port", "{exposed}"' not in instruction("CMD"):
-        found.append("the container's port is not the image's")
-    if offered["targetPort"] not in (port["name"], port["containerPort"]):
-        found.append("the Service targets a port the container has not")
-    if offered["port"] != 8000 or manifest["Service"]["spec"]["type"] != "LoadBalancer":
-        found.append("the Service is not a LoadBalancer on 8000")
-    if offered.get("protocol") != "TCP" or port.get("protocol") != "TCP":
-        found.append("a port lacks its protocol, which server-side apply refuses")
-    annotations = spec["template"]["metadata"]["annotations"]
-    if annotations["prometheus.io/port"] != str(exposed):
-        found.append("Prometheus is sent to another port")
-    if annotations["prometheus.io/path"] not in served_paths():
-        found.append("Prometheus is sent to a path that is not served")
-    if pod(manifest)["serviceAccountName"] != manifest["ServiceAccount"]["metadata"]["name"]:
-        found.append("the pod runs under another account")
-    for source in container(manifest)["envFrom"]:
-        if source["configMapRef"]["name"] != manifest["ConfigMap"]["metadata"]["name"]:
-            found.append("the settings come from a ConfigMap that is not there")
-    try:
-        settings.read(manifest["ConfigMap"]["data"])
-    except settings.UsageError as refusal:
-        found.append(f"the service refuses the ConfigMap: {refusal}")
-    if container(manifest)["imagePullPolicy"] != "IfNotPresent":
-        found.append("a locally built image would be pulled")
-    if container(manifest)["image"].split(":")[0] != "heart-api":
-        found.append("the image has another name than `docker build -t heart-api`")
-    return found
+def core() -> list[tuple[str, Any]]:
+    """Every document of Kubernetes' own kinds in k8s/, a resource or a whole file."""
+    paths = [p for p in sorted(K8S.rglob("*.yaml")) if "patches" not in p.parts]
+    found = [
+        (f"{path.relative_to(K8S)} {document['kind']}", document)
+        for path in paths
+        if path.name != "kustomization.yaml"
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+    return [(name, d) for name, d in found if not d["apiVersion"].startswith(tools.OPERATOR)]
 
 
-def _probes(manifest: Documents) -> list[str]:
-    found, main = [], container(manifest)
-    wanted = {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
-    for name, path in wanted.items():
-        get = main[name]["httpGet"]
-        if get["path"] not in served_paths():
-            found.append(f"{name} asks a path that is not served")
-        if get["path"] != path:
-            found.append(f"{name} asks {get['path']}, which answers another question")
-        if get["port"] not in [port["name"] for port in main["ports"]]:
-            found.append(f"{name} asks a port that is not there")
-    rollout = manifest["Deployment"]["spec"]["strategy"]["rollingUpdate"]
-    if rollout["maxUnavailable"] != 0 or manifest["Deployment"]["spec"]["replicas"] < 2:
-        found.append("a rolling update takes the last pod away")
-    return [*found, *_end(manifest)]
+@pytest.mark.parametrize("name", ["service", "trainer", "publish"])
+def test_the_manifest_agrees_with_itself_the_image_and_the_service(name):
+    assert findings(files()[name]) == []
 
 
-def hook(manifest: Documents, name: str) -> list[str]:
-    """The command of a lifecycle hook, empty without one."""
-    hooks = container(manifest).get("lifecycle", {})
-    return hooks.get(name, {}).get("exec", {}).get("command", [])
+def test_the_file_to_apply_alone_is_the_base():
+    base = [yaml.safe_load(path.read_text()) for path in sorted((K8S / "base").glob("*.yaml"))]
+    resources = [d for d in base if d["kind"] != "Kustomization"]
 
-
-def tried(command: list[str], marker: Path) -> tuple[bool, int]:
-    """What a hook leaves behind when it runs: whether the marker stands, and seconds it paused."""
-    slept = marker.with_name("slept")
-    sleep = marker.with_name("sleep")
-    sleep.write_text(f'#!/bin/sh\necho "$1" >> "{slept}"\n')
-    sleep.chmod(0o755)
-    path = f"{marker.parent}:/usr/bin:/bin"
-    subprocess.run(command, env={"PATH": path, variable("drain_file"): str(marker)}, check=True)
-    paused = slept.read_text().split() if slept.exists() else []
-    slept.unlink(missing_ok=True)
-    return marker.exists(), sum(map(int, paused))
-
-
-def _end(manifest: Documents) -> list[str]:
-    """Readiness drops, then whoever sends requests gets time to see it, then the sockets close."""
-    start, stop = hook(manifest, "postStart"), hook(manifest, "preStop")
-    probe = container(manifest)["readinessProbe"]
-    if not stop:
-        return ["without a preStop pause a rolling update refuses connections"]
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        marker = Path(folder) / "marker"
-        is_there, pause = tried(stop, marker)
-        stays, _ = tried(start, marker) if start else (True, 0)
-    if not is_there:
-        found.append("before its end the pod does not say that it is not ready")
-    if stays:
-        found.append("a container started again finds the marker of its predecessor's end")
-    if not Path(manifest["ConfigMap"]["data"].get(variable("drain_file"), "")).is_relative_to(
-        container(manifest)["volumeMounts"][0]["mountPath"]
-    ):
-        found.append("the drain marker lies where nothing can be written")
-    if pause <= probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"]:
-        found.append("the pause ends before readiness drops")
-    drain = int(re.search(r'"--timeout-graceful-shutdown", "(\d+)"', DOCKERFILE)[1])
-    if pause + drain >= pod(manifest)["terminationGracePeriodSeconds"]:
-        found.append("the grace period is shorter than pause and draining")
-    return found
-
-
-def _security(manifest: Documents) -> list[str]:
-    found, main, spec = [], container(manifest), pod(manifest)
-    context, own = spec["securityContext"], main["securityContext"]
-    uid, gid = instruction("USER").split(":")
-    if (str(context.get("runAsUser")), str(context.get("runAsGroup"))) != (uid, gid):
-        found.append("the uid is not the Dockerfile's USER")
-    if not context.get("runAsNonRoot") or uid == "0":
-        found.append("the pod may run as root")
-    if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
-        found.append("no seccomp profile")
-    if own.get("capabilities", {}).get("drop") != ["ALL"] or "add" in own["capabilities"]:
-        found.append("capabilities are kept")
-    if not own.get("readOnlyRootFilesystem"):
-        found.append("the root file system can be written")
-    if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
-        found.append("privileges can be gained")
-    tokens = (spec, manifest["ServiceAccount"])
-    if any(place.get("automountServiceAccountToken") is not False for place in tokens):
-        found.append("a token of the cluster is mounted")
-    workdir = re.findall(r"^WORKDIR (.+)$", DOCKERFILE, re.M)[-1]
-    for mount in main.get("volumeMounts", []):
-        if mount["mountPath"] != "/tmp":
-            found.append(f"{mount['mountPath']} is mounted; only /tmp is needed, never {workdir}")
-    return found
-
-
-def _resources(manifest: Documents) -> list[str]:
-    found, resources = [], container(manifest)["resources"]
-    for name in ("cpu", "memory"):
-        if name not in resources["requests"] or name not in resources["limits"]:
-            found.append(f"{name} has no request or no limit")
-        elif quantity(resources["requests"][name]) > quantity(resources["limits"][name]):
-            found.append(f"{name}: the request is over the limit")
-    for volume in pod(manifest)["volumes"]:
-        if "sizeLimit" not in volume.get("emptyDir", {}):
-            found.append(f"volume {volume['name']} is no emptyDir with a limit")
-    return found
-
-
-def test_the_manifest_agrees_with_itself_the_image_and_the_service():
-    assert findings(documents()) == []
+    assert manifest(documents("deployment.yaml")) == manifest(resources)
 
 
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("kind", sorted(documents()))
-def test_the_strict_schema_of_a_release_accepts_the_manifest(kind, release):
-    kubernetes_validate.validate(documents()[kind], release, strict=True)
+@pytest.mark.parametrize(("name", "document"), core(), ids=words)
+def test_the_strict_schema_of_a_release_accepts_the_manifest(name, document, release):
+    kubernetes_validate.validate(document, release, strict=True)
 
 
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("kind", sorted(documents()))
+@pytest.mark.parametrize("kind", sorted(files()["service"]))
 def test_the_strict_schema_refuses_a_field_that_does_not_exist(kind, release):
-    broken = documents()[kind]
+    broken = copy.deepcopy(files()["service"][kind])
     broken["specification"] = {}
 
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, release, strict=True)
-
-
-def put(*keys: Any) -> Callable[[Documents], None]:
-    """A mutation: set the last of ``keys`` at the place the others name; ``...`` deletes."""
-    *place, last, value = keys
-
-    def mutate(manifest: Documents) -> None:
-        target = manifest
-        for key in place:
-            target = target[key]
-        if value is ...:
-            del target[last]
-        else:
-            target[last] = value
-
-    return mutate
 
 
 POD = ("Deployment", "spec", "template", "spec")
@@ -257,6 +93,9 @@ PORTS = ("Service", "spec", "ports", 0)
 NOTES = ("Deployment", "spec", "template", "metadata", "annotations")
 BUDGET = ("PodDisruptionBudget", "spec", "selector", "matchLabels")
 SPREAD = (*POD, "topologySpreadConstraints", 0, "labelSelector", "matchLabels")
+JOB = ("Job", "spec", "template", "spec")
+TRAINER = (*JOB, "containers", 0)
+DESK = ("Pod", "spec", "containers", 0)
 
 MUTATIONS = {
     "Deployment selects none": put("Deployment", "spec", "selector", "matchLabels", NAME, "x"),
@@ -269,11 +108,14 @@ MUTATIONS = {
     "lacks its protocol": put(*PORTS, "protocol", ...),
     "Prometheus is sent to another port": put(*NOTES, "prometheus.io/port", "9090"),
     "Prometheus is sent to a path": put(*NOTES, "prometheus.io/path", "/prometheus"),
-    "another account": put(*POD, "serviceAccountName", "default"),
-    "ConfigMap that is not there": put(*BOX, "envFrom", 0, "configMapRef", "name", "x"),
+    "needs ServiceAccount/default": put(*POD, "serviceAccountName", "default"),
+    "needs ConfigMap/x": put(*BOX, "envFrom", 0, "configMapRef", "name", "x"),
     "refuses the ConfigMap": put("ConfigMap", "data", "HEARTDX_LOG_LEVL", "INFO"),
+    "no setting of anything": put("ConfigMap", "data", "LOG_LEVEL", "INFO"),
+    "admin port is not the one": put("ConfigMap", "data", "HEARTDX_ADMIN_PORT", "9000"),
     "would be pulled": put(*BOX, "imagePullPolicy", "Always"),
     "image has another name": put(*BOX, "image", "heartdx:latest"),
+    "image's tag is neither": put(*BOX, "image", "registry.example.com/heart-api:latest"),
     "path that is not served": put(*BOX, "livenessProbe", "httpGet", "path", "/alive"),
     "answers another question": put(*BOX, "readinessProbe", "httpGet", "path", "/livez"),
     "asks a port": put(*BOX, "startupProbe", "httpGet", "port", "web"),
@@ -295,17 +137,146 @@ MUTATIONS = {
     "can be written": put(*BOX, "securityContext", "readOnlyRootFilesystem", False),
     "privileges can be gained": put(*BOX, "securityContext", "allowPrivilegeEscalation", True),
     "a token of the cluster": put("ServiceAccount", "automountServiceAccountToken", True),
-    "only /tmp is needed": put(*BOX, "volumeMounts", 0, "mountPath", "/app/models"),
+    "shares the node's namespaces": put(*POD, "hostNetwork", True),
+    "mounted over what the image holds": put(*BOX, "volumeMounts", 0, "mountPath", "/app/models"),
+    "only /tmp may be": put(*BOX, "volumeMounts", 0, "mountPath", "/cache"),
+    "do not have the same names": put(*POD, "volumes", 0, "name", "scratch"),
     "no request or no limit": put(*BOX, "resources", "limits", "memory", ...),
     "request is over the limit": put(*BOX, "resources", "requests", "memory", "1Gi"),
     "no emptyDir with a limit": put(*POD, "volumes", 0, "emptyDir", {}),
 }
+OF_THE_TRAINER = {
+    "tried again and again": put("Job", "spec", "backoffLimit", 6),
+    "stays for ever": put("Job", "spec", "ttlSecondsAfterFinished", ...),
+    "is no command": put(*TRAINER, "args", ["--jobs", "2", "--processes", "3"]),
+    "something else than its image": put(*TRAINER, "command", ["heartdx", "train"]),
+    "another number of processes": put(*TRAINER, "resources", "limits", "cpu", "4"),
+    "may use cores": put(*TRAINER, "args", ...),
+    "writes where nothing can be written": put(*TRAINER, "volumeMounts", 1, "mountPath", "/data"),
+    "PersistentVolumeClaim/x": put(*JOB, "volumes", 1, "persistentVolumeClaim", "claimName", "x"),
+    "the image has another name": put(*TRAINER, "image", "heartdx:latest"),
+    "uid is not": put(*JOB, "securityContext", "runAsUser", 0),
+}
+OF_THE_DESK = {
+    "models come from no claim": put(*DESK, "env", 0, "value", "/app/models"),
+    "public key lies in no ConfigMap": put(*DESK, "env", 2, "value", "/tmp/public.pem"),
+    "can be written by who should only read": put(*DESK, "volumeMounts", 3, "readOnly", False),
+    "needs ConfigMap/keys": put("Pod", "spec", "volumes", 3, "configMap", "name", "keys"),
+}
+CASES = [
+    (name, expected, mutation)
+    for name, mutations in (
+        ("service", MUTATIONS),
+        ("trainer", OF_THE_TRAINER),
+        ("publish", OF_THE_DESK),
+    )
+    for expected, mutation in mutations.items()
+]
 
 
-@pytest.mark.parametrize("expected", MUTATIONS)
-def test_a_broken_manifest_is_reported(expected):
-    broken = copy.deepcopy(documents())
+@pytest.mark.parametrize(("name", "expected", "mutation"), CASES, ids=words)
+def test_a_broken_manifest_is_reported(name, expected, mutation):
+    broken = copy.deepcopy(files()[name])
 
-    MUTATIONS[expected](broken)
+    mutation(broken)
 
     assert [line for line in findings(broken) if expected in line], findings(broken)
+
+
+# -- what tools/manifests.py writes --------------------------------------------------------------
+
+
+def test_the_written_manifests_are_up_to_date(capsys):
+    assert tools.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def sources(folder: Path) -> Path:
+    """The sources of a small cluster."""
+    for place in ("base", "monitoring"):
+        (folder / "k8s" / place).mkdir(parents=True)
+    (folder / "ops" / "prometheus" / "rules").mkdir(parents=True)
+    (folder / "ops" / "grafana").mkdir(parents=True)
+    (folder / "k8s/base/kustomization.yaml").write_text("resources: [one.yaml, two.yaml]\n")
+    (folder / "k8s/base/one.yaml").write_text("kind: One\n")
+    (folder / "k8s/base/two.yaml").write_text("# why\nkind: Two\n")
+    for name in ("alerts", "recording"):
+        text = (
+            f"groups:\n- name: {name}\n  rules:\n  - alert: A\n    expr: |\n      up\n      == 0\n"
+        )
+        (folder / f"ops/prometheus/rules/{name}.yaml").write_text(text)
+    (folder / "ops/grafana/service_level.json").write_text('{\n "title": "Größe"\n}\n')
+    return folder
+
+
+def test_the_base_keeps_its_comments_and_order_in_one_file(tmp_path):
+    tools.main([], root=sources(tmp_path))
+
+    made = (tmp_path / "k8s/deployment.yaml").read_text()
+
+    assert made.startswith("# Written by `python tools/manifests.py` from k8s/base; edit there.\n")
+    assert made.endswith("kind: One\n---\n# why\nkind: Two\n")
+
+
+def test_rules_and_dashboards_reach_the_cluster_as_they_are(tmp_path):
+    tools.main([], root=sources(tmp_path))
+
+    rule = yaml.safe_load((tmp_path / "k8s/monitoring/prometheusrule.yaml").read_text())
+    board = yaml.safe_load((tmp_path / "k8s/monitoring/dashboards.yaml").read_text())
+    assert [group["name"] for group in rule["spec"]["groups"]] == ["alerts", "recording"]
+    assert rule["spec"]["groups"][0]["rules"] == [{"alert": "A", "expr": "up\n== 0\n"}]
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert board["metadata"]["name"] == "heart-api-dashboard-service-level"
+    assert board["data"] == {"service_level.json": '{\n "title": "Größe"\n}\n'}
+
+
+def test_a_changed_source_is_named_and_written_again(tmp_path, capsys):
+    assert tools.main([], root=sources(tmp_path)) == 0
+    assert tools.main(["--check"], root=tmp_path) == 0
+    rules = tmp_path / "ops/prometheus/rules/alerts.yaml"
+    rules.write_text(rules.read_text().replace("== 0", "== 1"))
+    capsys.readouterr()
+
+    assert tools.main(["--check"], root=tmp_path) == 1
+    assert capsys.readouterr().err == (
+        "k8s/monitoring/prometheusrule.yaml: out of date; run `make manifests`\n"
+    )
+    assert tools.main([], root=tmp_path) == 0
+    assert tools.main(["--check"], root=tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "told"),
+    [
+        ("k8s/base/kustomization.yaml", "resources: []\nnamePrefix: x-\n", "namePrefix would be"),
+        (
+            "ops/prometheus/rules/alerts.yaml",
+            "groups: []\nmore: []\n",
+            "groups of rules and",
+        ),
+        ("ops/grafana/service_level.json", None, "holds no *.json"),
+    ],
+)
+def test_a_source_that_would_be_lost_in_part_is_refused(tmp_path, capsys, path, text, told):
+    folder = sources(tmp_path)
+    if text is None:
+        (folder / path).unlink()
+    else:
+        (folder / path).write_text(text)
+
+    assert tools.main([], root=folder) == 1
+    assert told in capsys.readouterr().err
+    assert not (folder / "k8s/deployment.yaml").exists()
+
+
+def test_without_kubectl_a_rendering_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(tools.ManifestError, match=r"kubectl is missing.*kubernetes\.io/docs/tasks"):
+        tools.render(K8S / "base")
+
+
+def test_every_folder_to_apply_is_rendered_by_the_checks():
+    found = {str(p.parent.relative_to(ROOT)) for p in K8S.rglob("kustomization.yaml")}
+
+    assert found - set(tools.KUSTOMIZATIONS) == {"k8s/claims", "k8s/monitoring"}  # parts of others
+    assert set(tools.KUSTOMIZATIONS) <= found

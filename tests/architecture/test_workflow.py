@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+CI = ROOT / ".github" / "workflows" / "ci.yml"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 SCRIPTS = [ROOT / ".ci" / "run", ROOT / "Makefile", *sorted((ROOT / "ops" / "ci").glob("*.sh"))]
 PINNED = {
@@ -33,7 +34,7 @@ def targets() -> set[str]:
 
 
 def test_there_is_a_workflow_for_every_push_and_pull_request():
-    events = workflow(ROOT / ".github" / "workflows" / "ci.yml")[True]
+    events = workflow(CI)[True]
 
     assert set(events) >= {"push", "pull_request"}
 
@@ -78,28 +79,80 @@ def test_no_gate_is_soft(path):
 
 
 def test_the_matrix_is_the_pythons_that_pyproject_declares():
-    matrix = workflow(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]
+    matrix = workflow(CI)["jobs"]["test"]["strategy"]["matrix"]
     declared = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(), re.M)
 
     assert matrix["python"] == declared
 
 
-def test_models_reports_and_tracking_are_uploaded_and_must_be_there():
-    upload = next(
+@pytest.mark.parametrize(
+    ("job", "paths"),
+    [
+        ("test", ["models", "reports", "mlruns", "coverage"]),
+        ("image", ["reports/sbom"]),
+        ("supply", ["reports/sbom", "reports/licences.md"]),
+    ],
+)
+def test_what_a_job_makes_is_uploaded_and_must_be_there(job, paths):
+    (upload,) = (
         step["with"]
-        for step in steps(ROOT / ".github/workflows/ci.yml")
+        for step in workflow(CI)["jobs"][job]["steps"]
         if step.get("uses", "").startswith("actions/upload-artifact")
     )
 
-    assert upload["path"].split() == ["models", "reports", "mlruns"]
+    assert upload["path"].split() == paths
     assert upload["if-no-files-found"] == "error"
 
 
-def test_the_gate_of_this_repository_calls_checks_and_tests_first():
-    called = re.findall(r"^step ([a-z-]+)$", (ROOT / ".ci" / "run").read_text(), re.M)
+def test_every_push_runs_tests_image_manifests_monitoring_and_supply_chain():
+    called = {
+        name: [step["run"].split()[1] for step in job["steps"] if "run" in step]
+        for name, job in workflow(CI)["jobs"].items()
+    }
 
-    assert called[:2] == ["check", "test"]
-    assert set(called) <= targets()
+    assert called == {
+        "test": ["check", "test", "test-speed", "pipeline"],
+        "image": ["image", "test-image", "sbom-image"],
+        "manifests": ["check-manifests", "check-policies"],
+        "monitoring": ["test-monitoring"],
+        "supply": ["check-supply"],
+    }
+
+
+def test_every_night_runs_the_full_evaluation_the_newest_dependencies_and_the_audit():
+    nightly = ROOT / ".github" / "workflows" / "schedule.yml"
+    called = [step["run"] for step in steps(nightly) if "run" in step]
+
+    assert workflow(nightly)[True]["schedule"]
+    assert called == ["make check-evidence", "make test-newest", "make audit"]
+
+
+def test_the_tests_in_ci_measure_coverage_against_a_floor():
+    makefile = (ROOT / "Makefile").read_text()
+
+    assert workflow(CI)["jobs"]["test"]["env"]["COVERAGE"] == "1"
+    assert "step test COVERAGE=1" in (ROOT / ".ci" / "run").read_text()
+    assert "--cov-fail-under=$(COVERAGE_FLOOR)" in makefile
+    assert int(re.search(r"^COVERAGE_FLOOR := (\d+)$", makefile, re.M)[1]) >= 80
+
+
+def test_uv_keeps_its_packages_where_setup_python_keeps_pips_and_by_the_locks():
+    environment = workflow(CI)["env"]
+    asked = [step["with"] for step in steps(CI) if "setup-python" in step.get("uses", "")]
+
+    assert environment["UV_CACHE_DIR"].startswith(environment["PIP_CACHE_DIR"] + "/")
+    assert asked
+    for options in asked:
+        assert options["cache"] == "pip"
+        keys = [path for key in options["cache-dependency-path"].split() for path in ROOT.glob(key)]
+        assert {path.name for path in keys} >= {"requirements-dev.lock", "supply.lock.txt"}
+
+
+def test_the_history_is_fetched_where_it_is_scanned_for_secrets():
+    checkout = workflow(CI)["jobs"]["supply"]["steps"][0]
+
+    assert checkout["uses"].startswith("actions/checkout@")
+    assert checkout["with"] == {"persist-credentials": False, "fetch-depth": 0}
 
 
 def test_every_target_that_help_lists_exists_and_says_what_it_does():
@@ -127,6 +180,12 @@ def test_every_target_that_help_lists_exists_and_says_what_it_does():
         "bench",
         "soak",
         "test-workflow",
+        "test-newest",
+        "sbom",
+        "sbom-image",
+        "licences",
+        "secrets",
+        "audit",
     }
 
     assert helped >= runbook

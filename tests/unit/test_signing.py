@@ -774,7 +774,7 @@ def test_doctor_counts_a_model_that_the_service_would_refuse_as_a_failed_check(
     code = cli.main(["doctor", "--data", str(heart_csv)])
 
     assert code == 6
-    last = capsys.readouterr().out.splitlines()[-1]
+    last = capsys.readouterr().out.splitlines()[-2]
     assert last.startswith("FAIL model: not usable; ")
     assert "heartdx model sign DIGEST --key FILE" in last
 
@@ -782,4 +782,4 @@ def test_doctor_counts_a_model_that_the_service_would_refuse_as_a_failed_check(
 def test_doctor_says_that_a_required_signature_was_checked(demanding, heart_csv, capsys):
     assert cli.main(["doctor", "--data", str(heart_csv)]) == 0
 
-    assert " verified and signed, panels " in capsys.readouterr().out.splitlines()[-1]
+    assert " verified and signed, panels " in capsys.readouterr().out.splitlines()[-2]
