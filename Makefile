@@ -228,7 +228,7 @@ test-newest: ## checks and tests with the newest versions of everything, in a sc
 	@uv=$$($(call BOOTSTRAP,--uv)) && UV="$$uv" ops/ci/newest.sh
 
 .PHONY: test-workflow
-test-workflow: setup-dev ## run .github/workflows/ci.yml for real with act (JOB=test)
+test-workflow: setup-dev ## run .github/workflows/ci.yml for real with act (JOB=test; ARGS as for that job's targets)
 	ops/ci/run-workflow.sh $(JOB)
 
 # The nightly run: the kept figures are still what a full evaluation gives.

@@ -3,6 +3,8 @@
 #
 #   ops/ci/run-workflow.sh [JOB] [PYTHON]     default: test 3.12
 #
+# ARGS in the environment reaches the workflow's make targets, as it does on the command line.
+#
 # act executes the workflow's own steps in a copy of this tree. Where the pinned actions cannot be
 # fetched, local stand-ins take their place: setup-python finds the asked Python on this machine
 # and, stricter than the real one, wants a file for every pattern its cache goes by;
@@ -79,7 +81,8 @@ command=(.tools/act/bin/act "$event" --workflows "$workflow" --job "$job"
   --local-repository "$(reference upload-artifact)=$stand_ins/upload-artifact"
   --env "UV_CACHE_DIR=$("$uv" cache dir)"
   --env "PIP_CACHE_DIR=${PIP_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/pip}"
-  --env "DOCKER_HOST=${DOCKER_HOST:-}" --env "ARTIFACTS=$artifacts" --env PY_COLORS=0)
+  --env "DOCKER_HOST=${DOCKER_HOST:-}" --env "ARTIFACTS=$artifacts" --env PY_COLORS=0
+  --env "ARGS=${ARGS:-}")
 made=()
 case $job in
   test)
