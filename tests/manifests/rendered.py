@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -139,6 +140,62 @@ def test_the_pages_commands_make_these_objects_with_the_files_that_are_mounted(t
         "ConfigMap/heart-api-signing": {chosen.public_key.name},
         "Secret/heart-api-keys": {chosen.api_keys_file.name},
     }
+
+
+def cluster_commands(page: str) -> list[str]:
+    """Its kubectl lines that read no file of the machine."""
+    lines = re.findall(r"^(kubectl .+)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    return [line for line in lines if not line.startswith(("kubectl create ", "kubectl cp "))]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/deploy.md", "docs/runbooks/README.md"])
+def test_kubectl_understands_every_command_of_a_page_and_only_lacks_a_cluster(page, tmp_path):
+    (tmp_path / "config").write_text(
+        "{apiVersion: v1, kind: Config, current-context: none,"
+        " clusters: [{name: none, cluster: {server: 'http://127.0.0.1:9'}}],"
+        " users: [{name: none, user: {}}],"
+        " contexts: [{name: none, context: {cluster: none, user: none}}]}"
+    )
+    said = {}
+    for line in cluster_commands(page):
+        command = shlex.split(line.replace("$(cat models/current)", "DIGEST").split(" >")[0])
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "KUBECONFIG": str(tmp_path / "config")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        said[line] = done.stderr.strip().splitlines()[-1:]
+
+    assert said
+    assert {line: end for line, end in said.items() if "refused" not in str(end)} == {}
+
+
+def test_the_runbooks_commands_name_what_production_has():
+    whole = rendered(PRODUCTION)
+    commands = cluster_commands("docs/runbooks/README.md")
+    here = [c for c in commands if "--namespace monitoring" not in c]
+    deployment = only(whole, "Deployment")
+    template = deployment["spec"]["template"]
+    ports = {p["containerPort"] for c in template["spec"]["containers"] for p in c["ports"]}
+
+    assert {name for c in here for name in re.findall(r"deployment/(\S+)", c)} == {
+        deployment["metadata"]["name"]
+    }
+    assert {int(p) for c in here for p in re.findall(r" \d+:(\d+)", c)} == ports
+    assert {n for c in here for n in re.findall(r"--namespace (\S+)", c)} == {
+        deployment["metadata"]["namespace"]
+    }
+    for key, value in (pair.split("=") for c in here for pair in re.findall(r" -l (\S+)", c)):
+        assert template["metadata"]["labels"][key] == value
+    assert {n for c in here for n in re.findall(r" -c (\S+)", c)} == {
+        c["name"] for c in template["spec"]["containers"]
+    }
+    publisher = only(rendered("k8s/publish"), "Pod")["metadata"]["name"]
+    assert {n for c in here for n in re.findall(r"exec .*?(\S+) --", c)} == {publisher}
 
 
 def test_in_production_everything_lies_in_one_namespace_of_the_strictest_standard():
