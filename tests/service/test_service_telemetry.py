@@ -151,7 +151,7 @@ def test_each_request_has_one_log_line_without_values(client, log_lines):
         "request_id": line["request_id"],
         "panels": {"exercise": 2},
     }
-    assert "317" not in log_lines.lines[0]
+    assert "317.25" not in log_lines.lines[0]
 
 
 def test_a_refusal_is_logged_by_kind(client, log_lines):
